@@ -1,0 +1,44 @@
+//! # mailtee: a tee for mail
+//!
+//! THE MAP. Stages in the order in which a message meets them:
+//!
+//! | stage | what it does | never |
+//! |---|---|---|
+//! | [`frontends`] | mail comes in: SMTP, LMTP, journal reports | parse MIME, name a target |
+//! | [`wire`] | the protocols as pure state machines, bytes in, steps out | touch a socket, a file or a clock |
+//! | [`net`] | accept, TLS, PROXY protocol: the I/O shell | know SMTP |
+//! | [`message`] | the vocabulary: envelope, sighting, fingerprint | do I/O |
+//! | [`journal`] | the durable middle; nobody hears 250 before it has synced | know the network |
+//! | [`criteria`] | does this capture go to that target? pure | do I/O |
+//! | [`dedup`] | has that target a copy already? | be the only guard: targets are idempotent |
+//! | [`forward`] | leases from the journal, retries, parks, settles | name a front end |
+//! | [`channel`] | the HTTPS client: TLS, client certificates, proxies, credentials | know mail |
+//! | [`targets`] | where copies go: JMAP | know the journal |
+//! | [`vault`] | the built-in second mail store: a JMAP server, its storage, its page | confirm before it is synced |
+//! | [`admin`] | metrics, health, status page and API | change a message |
+//!
+//! [`config`] turns `mailtee.toml` into each stage's options, [`metrics`] names every metric once, [`daemon`] builds the
+//! stages and drains them in the data's order, [`cli`] is one file a verb.
+//!
+//! **Absent on purpose.** No stage but the journal writes to disk on the capture path. No message is held whole in memory
+//! unless it is small. Nothing reads error text to decide. Nothing of ours answers 5xx for our own failure. There is no
+//! clustering: nodes share nothing but targets.
+//!
+//! Who may import whom is held by `tests/tidy.rs`.
+
+pub mod admin;
+pub mod channel;
+pub mod cli;
+pub mod config;
+pub mod criteria;
+pub mod daemon;
+pub mod dedup;
+pub mod forward;
+pub mod frontends;
+pub mod journal;
+pub mod message;
+pub mod metrics;
+pub mod net;
+pub mod targets;
+pub mod vault;
+pub mod wire;

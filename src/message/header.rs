@@ -1,0 +1,1 @@
+//! The header scan: finds header fields in a stream of bytes, keeps none.

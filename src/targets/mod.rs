@@ -1,0 +1,80 @@
+//! Where copies go. A target is idempotent: the same batch twice is one copy, so a lost reply costs a repeat, never a
+//! double. Targets know no journal and no dedup map.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::BoxFuture;
+
+use crate::{
+    dedup::StoredCopy,
+    message::{Acceptance, Body, Difference, Sighting},
+};
+
+pub mod jmap;
+
+/// One sighting on its way to a target.
+#[derive(Clone, Debug)]
+pub struct Outgoing {
+    pub sighting: Arc<Sighting>,
+    pub acceptance: Acceptance,
+    pub content: Content,
+}
+
+#[derive(Clone, Debug)]
+pub enum Content {
+    /// The target has no copy yet, as far as the dedup map knows.
+    Copy(Body),
+    /// The target has a copy: only the sighting goes, with what it alone has where its bytes differ.
+    Duplicate {
+        of: StoredCopy,
+        difference: Option<Difference>,
+    },
+    /// The same message (K2) in bytes that no difference can express: its blob goes too, beside the copy.
+    Variant { of: StoredCopy, body: Body },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// The target's own id for the copy.
+    pub remote_id: String,
+    /// The target had these bytes, or this message, before: what it said of the copy it has.
+    pub already: Option<StoredCopy>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PutError {
+    /// Try again, not before `retry_after` where the target named it.
+    #[error("{why}")]
+    Transient {
+        why: String,
+        retry_after: Option<Duration>,
+    },
+    /// This message will never be taken: park it.
+    #[error("{why}")]
+    Refused { why: String },
+    /// The target does not know us: nothing goes until the credentials change.
+    #[error("{why}")]
+    Unauthorized { why: String },
+    /// The dedup map was wrong: the target has no such copy. Send the bytes.
+    #[error("the target has no copy {remote_id}")]
+    CopyMissing { remote_id: String },
+}
+
+/// The contract of a target.
+pub trait RemoteStore: Send + Sync {
+    /// Puts each item, in any order; answers in the order of the batch, one answer an item.
+    fn put<'a>(&'a self, batch: &'a [Outgoing]) -> BoxFuture<'a, Vec<Result<Receipt, PutError>>>;
+    /// Can it be reached, does it take our credentials? For `mailtee check` and the breaker's probe.
+    fn probe(&self) -> BoxFuture<'_, Result<(), PutError>>;
+    /// Which of these messages does it hold? For `mailtee verify`: answers in the order asked.
+    fn holds<'a>(&'a self, copies: &'a [StoredCopy]) -> BoxFuture<'a, Result<Vec<bool>, PutError>>;
+    /// What one batch may hold.
+    fn batch_limits(&self) -> BatchLimits;
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct BatchLimits {
+    pub count: usize,
+    pub bytes: u64,
+    pub in_flight: usize,
+}
