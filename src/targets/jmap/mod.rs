@@ -1,1 +1,3 @@
 //! JMAP (RFC 8620, 8621) as a target.
+
+pub mod shapes;
