@@ -1,0 +1,185 @@
+//! Where to listen and where to connect: `host:port` or `unix:/path`, as Postfix and the configuration write it.
+//!
+//! A host name is resolved at each connect, so a next hop may move; every address it has is tried in turn.
+
+use std::{fmt, io, path::PathBuf, str::FromStr, time::Duration};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use tokio::{
+    net::{TcpStream, UnixStream, lookup_host},
+    time::timeout,
+};
+
+use super::{Listener, Socket, socket::tune};
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// A name or an IP address (IPv6 without its brackets), and a port.
+    Tcp {
+        host: String,
+        port: u16,
+    },
+    Unix(PathBuf),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{found:?} is not an address: expected \"host:port\", \"[ipv6]:port\" or \"unix:/path\"")]
+pub struct BadAddress {
+    found: String,
+}
+
+/// The longest path that fits `sockaddr_un` on Linux, with its NUL.
+const UNIX_PATH_BYTES_MAX: usize = 107;
+
+impl Address {
+    /// Connects within `limit`, which covers the resolver and every address of the host.
+    pub async fn connect(&self, limit: Duration) -> io::Result<Socket> {
+        match timeout(limit, self.connect_any()).await {
+            Ok(connected) => connected,
+            Err(_) => Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("no connection within {limit:?}"),
+            )),
+        }
+    }
+
+    async fn connect_any(&self) -> io::Result<Socket> {
+        let (host, port) = match self {
+            Self::Unix(path) => return UnixStream::connect(path).await.map(Socket::from),
+            Self::Tcp { host, port } => (host.as_str(), *port),
+        };
+        let mut last = None;
+        for address in lookup_host((host, port)).await? {
+            match TcpStream::connect(address).await {
+                Ok(stream) => {
+                    tune(socket2::SockRef::from(&stream))?;
+                    return Ok(Socket::from(stream));
+                }
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.unwrap_or_else(|| {
+            io::Error::new(io::ErrorKind::NotFound, "the host name has no address")
+        }))
+    }
+
+    /// Listens here. `socket_mode` is the permission of a unix socket (0o666 where none is given: whoever may enter
+    /// its directory may connect).
+    pub async fn listen(&self, socket_mode: Option<u32>) -> io::Result<Listener> {
+        match self {
+            Self::Unix(path) => Listener::bind_unix(path, socket_mode.unwrap_or(0o666)),
+            Self::Tcp { host, port } => {
+                let mut last = None;
+                for address in lookup_host((host.as_str(), *port)).await? {
+                    match Listener::bind_tcp(address) {
+                        Ok(listener) => return Ok(listener),
+                        Err(error) => last = Some(error),
+                    }
+                }
+                Err(last.unwrap_or_else(|| {
+                    io::Error::new(io::ErrorKind::NotFound, "the host name has no address")
+                }))
+            }
+        }
+    }
+
+    /// The host, as a certificate would name it; none for a unix socket.
+    pub fn host(&self) -> Option<&str> {
+        match self {
+            Self::Tcp { host, .. } => Some(host),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
+impl FromStr for Address {
+    type Err = BadAddress;
+
+    fn from_str(text: &str) -> Result<Self, BadAddress> {
+        let bad = || BadAddress {
+            found: text.to_owned(),
+        };
+        if let Some(path) = text.strip_prefix("unix:") {
+            let fits = path.starts_with('/') && path.len() <= UNIX_PATH_BYTES_MAX;
+            return fits.then(|| Self::Unix(path.into())).ok_or_else(bad);
+        }
+        let (host, port) = text.rsplit_once(':').ok_or_else(bad)?;
+        let host = match host.strip_prefix('[') {
+            Some(inside) => {
+                let inside = inside.strip_suffix(']').ok_or_else(bad)?;
+                let _: std::net::Ipv6Addr = inside.parse().map_err(|_| bad())?;
+                inside
+            }
+            // An IPv6 address without brackets leaves its last group in doubt.
+            None if host.contains(':') => return Err(bad()),
+            None => host,
+        };
+        if host.is_empty() || host.contains(|c: char| c.is_whitespace() || c == '/') {
+            return Err(bad());
+        }
+        Ok(Self::Tcp {
+            host: host.to_owned(),
+            port: port.parse().map_err(|_| bad())?,
+        })
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl Serialize for Address {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Address {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        text.parse().map_err(de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_written_as_it_is_read() {
+        for text in [
+            "127.0.0.1:10025",
+            "[::1]:25",
+            "mx.example.org:587",
+            "unix:/run/mailtee/in",
+        ] {
+            assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused() {
+        let long = format!("unix:/{}", "x".repeat(UNIX_PATH_BYTES_MAX));
+        for text in [
+            "",
+            "host",
+            "host:",
+            ":25",
+            "host:70000",
+            "::1:25",
+            "[::1]",
+            "[host]:25",
+            "a b:25",
+            "unix:relative",
+            &long,
+        ] {
+            assert!(text.parse::<Address>().is_err(), "{text}");
+        }
+    }
+}
