@@ -1,0 +1,15 @@
+//! The integration tests, all in one binary: real servers, the built `mailtee`, loopback only.
+//!
+//! Each module is one topic; `kit` starts and ends what they need. A missing peer is a failure, never a skip: see
+//! `tests/run`, which installs them.
+
+#[allow(
+    dead_code,
+    unreachable_pub,
+    unused_imports,
+    reason = "the kit offers more than one topic takes"
+)]
+mod kit;
+
+/// The kit itself: each peer starts and ends, the sink records what the client sent.
+mod kit_self;
