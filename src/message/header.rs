@@ -88,7 +88,7 @@ impl Scanner {
         self.state == State::Body
     }
 
-    pub fn feed<'a>(&mut self, mut bytes: &'a [u8], sink: &mut impl FnMut(Piece<'_>)) {
+    pub fn feed(&mut self, mut bytes: &[u8], sink: &mut impl FnMut(Piece<'_>)) {
         while !bytes.is_empty() {
             bytes = match self.state {
                 State::LineStart if self.held.is_empty() => {
