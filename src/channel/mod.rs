@@ -23,9 +23,7 @@ use arc_swap::ArcSwapOption;
 use bytes::{Bytes, BytesMut};
 use reqwest::{
     Client, Method, Url,
-    header::{
-        AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER,
-    },
+    header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER},
 };
 use tokio::time::timeout;
 
