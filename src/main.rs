@@ -1,3 +1,8 @@
+//! The command `mailtee`: see [`mailtee::cli`].
+
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    mailtee::cli::main()
+}

@@ -1,1 +1,179 @@
-//! admin
+//! What an operator sees over plain HTTP: `/metrics`, `/healthz`, `/readyz`, a status page, and the API of the command
+//! line.
+//!
+//! Contract: it reads, and moves captures between waiting, held and parked on an operator's word; it never changes a
+//! message. Pages answer only to a known `Host`, the API only with the token that lies in the data directory for its
+//! owner (`guard.rs`). No page shows a sender, a recipient or a subject. A request that fails is that request's loss.
+
+mod api;
+mod guard;
+mod status;
+
+use std::{
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::SystemTime,
+};
+
+use arc_swap::ArcSwap;
+use axum::{
+    Router,
+    extract::State,
+    http::{StatusCode, header},
+    middleware,
+    response::{Html, IntoResponse, Response},
+    routing::get,
+};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    journal::{Journal, Queue},
+    message::UnixMillis,
+    metrics::Metrics,
+};
+pub use guard::Token;
+
+/// Loopback alone.
+pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9725));
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    pub listen: SocketAddr,
+    /// Names besides `localhost` and addresses that a request's `Host` may carry.
+    pub allowed_hosts: Vec<String>,
+}
+
+/// A front end, as the status page names it.
+#[derive(Clone, Debug)]
+pub struct Frontend {
+    pub name: String,
+    /// `smtp, filter`
+    pub kind: String,
+    pub listen: String,
+    /// Empty where there is no next hop.
+    pub upstream: String,
+}
+
+/// A target and its queue.
+#[derive(Clone)]
+pub struct Target {
+    pub name: String,
+    pub kind: String,
+    pub url: String,
+    pub queue: Queue,
+}
+
+/// What the pages look at.
+pub struct Watched {
+    pub metrics: Arc<Metrics>,
+    pub journal: Journal,
+    pub frontends: Vec<Frontend>,
+    pub targets: ArcSwap<Vec<Target>>,
+    /// Set while front ends accept mail.
+    pub accepting: AtomicBool,
+    pub started: SystemTime,
+    pub vault_page: Option<String>,
+}
+
+impl Watched {
+    /// Brings the gauges that are ages or counts up to now, before a scrape or a page.
+    pub fn refresh(&self, now: UnixMillis) {
+        for target in self.targets.load().iter() {
+            let name = [target.name.as_str()];
+            let m = &self.metrics;
+            m.sync_lag_seconds
+                .with_label_values(&name)
+                .set(target.queue.lag_seconds(now));
+            m.waiting_messages
+                .with_label_values(&name)
+                .set(target.queue.waiting() as i64);
+            m.parked_messages
+                .with_label_values(&name)
+                .set(target.queue.parked() as i64);
+        }
+    }
+}
+
+struct Shared {
+    watched: Arc<Watched>,
+    token: Token,
+    allowed_hosts: Vec<String>,
+}
+
+/// Serves until cancelled; requests under way end first.
+pub async fn serve(
+    listener: TcpListener,
+    options: &Options,
+    token: Token,
+    watched: Arc<Watched>,
+    cancel: CancellationToken,
+) -> std::io::Result<()> {
+    let shared = Arc::new(Shared {
+        watched,
+        token,
+        allowed_hosts: options.allowed_hosts.clone(),
+    });
+    axum::serve(listener, router(shared))
+        .with_graceful_shutdown(cancel.cancelled_owned())
+        .await
+}
+
+fn router(shared: Arc<Shared>) -> Router {
+    let api = api::router().route_layer(middleware::from_fn_with_state(
+        shared.clone(),
+        guard::require_token,
+    ));
+    let guarded = Router::new()
+        .route("/", get(page))
+        .nest("/api", api)
+        .route_layer(middleware::from_fn_with_state(
+            shared.clone(),
+            guard::require_known_host,
+        ));
+    // Probes and scrapers come by any name, and find nothing here that a page of another site could use.
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(|| async { "alive\n" }))
+        .route("/readyz", get(ready))
+        .merge(guarded)
+        .with_state(shared)
+}
+
+fn now() -> UnixMillis {
+    UnixMillis::from_system(SystemTime::now())
+}
+
+async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
+    shared.watched.refresh(now());
+    (
+        [(header::CONTENT_TYPE, "text/plain; version=0.0.4")],
+        shared.watched.metrics.render(),
+    )
+}
+
+async fn ready(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
+    if shared.watched.accepting.load(Ordering::Relaxed) {
+        (StatusCode::OK, "ready\n")
+    } else {
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "no front end accepts mail\n",
+        )
+    }
+}
+
+async fn page(State(shared): State<Arc<Shared>>) -> Response {
+    let now = now();
+    shared.watched.refresh(now);
+    match status::render(&shared.watched, now) {
+        Ok(html) => (guard::PAGE_HEADERS, Html(html)).into_response(),
+        Err(error) => {
+            tracing::warn!(%error, "the status page could not be made");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}

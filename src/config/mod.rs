@@ -1,1 +1,226 @@
-//! config
+//! `mailtee.toml`: the file's shape, turned into each stage's checked options.
+//!
+//! Every fault is found in one reading, each with file, line, key, what was found and what is expected; unknown keys are
+//! faults. Secrets come from files or the environment and stand in the file itself only where `allow_inline_secrets`
+//! says so. Relative paths start at the file's own folder. Nothing here opens a socket or starts anything.
+
+mod fault;
+#[allow(dead_code, reason = "front ends and targets are read as they land")]
+mod section;
+mod setting;
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use toml::de::DeTable;
+
+use crate::{admin, journal};
+pub use fault::{ConfigError, Fault};
+use section::{Document, Section};
+use setting::Bytes;
+
+/// A whole configuration, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where it was read from.
+    pub file: PathBuf,
+    pub data_dir: PathBuf,
+    pub log: Log,
+    /// How long a drain may take before the process ends anyway.
+    pub shutdown_timeout: Duration,
+    pub admin: Option<admin::Options>,
+    pub journal: journal::Options,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// A level, or `tracing`'s filter syntax: `info,mailtee::wire=debug`.
+    pub level: String,
+    pub format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+impl Config {
+    /// Reads and checks a file.
+    pub fn load(file: &Path) -> Result<Config, ConfigError> {
+        let source = fs::read_to_string(file).map_err(|source| ConfigError::Unreadable {
+            file: file.to_owned(),
+            source,
+        })?;
+        Self::parse(file, &source, &|name| std::env::var(name).ok())
+    }
+
+    /// Checks a file's text; `environment` looks a variable up.
+    pub fn parse(
+        file: &Path,
+        source: &str,
+        environment: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Config, ConfigError> {
+        let (config, faults, _) = read(file, source, environment);
+        match config {
+            Some(config) if faults.is_empty() => Ok(config),
+            _ => Err(ConfigError::Faulty {
+                file: file.to_owned(),
+                faults,
+            }),
+        }
+    }
+}
+
+/// The configuration as far as it can be told, its faults, and every key that exists.
+fn read(
+    file: &Path,
+    source: &str,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> (Option<Config>, Vec<Fault>, BTreeSet<String>) {
+    let folder = file.parent().unwrap_or(Path::new(""));
+    let document = Document::new(source, folder, environment);
+    let (table, errors) = DeTable::parse_recoverable(source);
+    let broken = !errors.is_empty();
+    for error in errors {
+        document.note(
+            error.span().unwrap_or(0..0),
+            String::new(),
+            error.message().to_owned(),
+            "TOML".to_owned(),
+        );
+    }
+    // What a broken document still holds would only be reported as missing keys.
+    let config = if broken {
+        None
+    } else {
+        read_top(Section::top(&document, &table), file)
+    };
+    let (faults, asked) = document.into_faults();
+    (config, faults, asked)
+}
+
+fn read_top(mut top: Section<'_>, file: &Path) -> Option<Config> {
+    let data_dir = top
+        .path("data_dir")
+        .unwrap_or_else(|| PathBuf::from("/var/lib/mailtee"));
+    let shutdown_timeout = top.or("shutdown_timeout", Duration::from_secs(30));
+    let log = read_log(top.section("log"));
+    let admin = read_admin(top.section("admin"));
+    let journal = read_journal(top.section("journal"), &data_dir);
+    top.finish();
+    Some(Config {
+        file: file.to_owned(),
+        data_dir,
+        log,
+        shutdown_timeout,
+        admin,
+        journal,
+    })
+}
+
+fn read_log(mut section: Section<'_>) -> Log {
+    let level: String = section.or("level", "info".to_owned());
+    if tracing_subscriber::EnvFilter::try_new(&level).is_err() {
+        section.complain(
+            "level",
+            "error | warn | info | debug | trace, or a filter such as \"info,mailtee::wire=debug\"",
+        );
+    }
+    let words = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+    let format = section.choice("format", &words).unwrap_or(LogFormat::Text);
+    section.finish();
+    Log { level, format }
+}
+
+fn read_admin(mut section: Section<'_>) -> Option<admin::Options> {
+    let present = section.is_present();
+    let listen = section.or("listen", admin::DEFAULT_LISTEN);
+    let allowed_hosts = section.or("allowed_hosts", Vec::new());
+    section.finish();
+    present.then_some(admin::Options {
+        listen,
+        allowed_hosts,
+    })
+}
+
+fn read_journal(mut section: Section<'_>, data_dir: &Path) -> journal::Options {
+    let dir = section.path("data_dir");
+    let options = journal::Options {
+        data_dir: dir.unwrap_or_else(|| data_dir.join("journal")),
+        segment_bytes: section.or("segment_bytes", Bytes::mib(64)).0,
+        capacity_bytes: section.or("capacity_bytes", Bytes::gib(20)).0,
+        free_bytes_min: section.or("free_bytes_min", Bytes::gib(1)).0,
+        large_bytes_min: section.or("large_bytes_min", Bytes::kib(256)).0,
+        draft_memory_bytes: section.or("draft_memory_bytes", Bytes::mib(64)).0,
+    };
+    if options.segment_bytes < Bytes::mib(1).0 || options.segment_bytes > Bytes::gib(4).0 {
+        section.complain("segment_bytes", "a size from 1 MiB to 4 GiB");
+    }
+    if options.capacity_bytes < 2 * options.segment_bytes {
+        section.complain("capacity_bytes", "at least twice `segment_bytes`");
+    }
+    if options.large_bytes_min > options.segment_bytes / 2 {
+        section.complain("large_bytes_min", "at most half of `segment_bytes`");
+    }
+    section.finish();
+    options
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn faults(source: &str) -> Vec<(usize, String, String)> {
+        let file = Path::new("/etc/mailtee.toml");
+        match Config::parse(file, source, &|_| None) {
+            Ok(_) => Vec::new(),
+            Err(error) => error
+                .faults()
+                .iter()
+                .map(|fault| (fault.line, fault.key.clone(), fault.found.clone()))
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn all_faults_are_found_at_once_each_with_its_line() {
+        let source = "\
+shutdown_timeout = 30
+[log]
+level = \"info,,=\"
+fromat = \"json\"
+[journal]
+segment_bytes = \"64 MB\"
+capacity_bytes = \"1 MiB\"
+";
+        let expected = [
+            (1, "shutdown_timeout", "30"),
+            (3, "log.level", "\"info,,=\""),
+            (4, "log.fromat", "a key that does not exist"),
+            (7, "journal.capacity_bytes", "\"1 MiB\""),
+        ];
+        let expected = expected.map(|(line, key, found)| (line, key.to_owned(), found.to_owned()));
+        assert_eq!(faults(source), expected);
+    }
+
+    #[test]
+    fn broken_toml_is_reported_by_line() {
+        let found = faults("data_dir = \"/x\"\n[admin\nlisten = 1\n");
+        assert_eq!(found.first().map(|fault| fault.0), Some(2), "{found:?}");
+    }
+
+    #[test]
+    fn an_unknown_key_names_its_neighbour() {
+        let file = Path::new("mailtee.toml");
+        let error = Config::parse(file, "shutdown_time = '1s'", &|_| None).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "mailtee.toml:1: shutdown_time: found a key that does not exist, expected `shutdown_timeout`?"
+        );
+    }
+}

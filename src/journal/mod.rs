@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use crate::message::{Acceptance, Body, CaptureId, Sighting, UnixMillis, WireText};
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     pub data_dir: PathBuf,
     /// Size of one segment file, preallocated.

@@ -1,0 +1,196 @@
+//! The whole: builds every stage from a configuration, runs them, reloads them, and drains them in the data's order.
+//!
+//! Start: journal, dedup map, vault, forwarding, admin page, and last the front ends, so that nothing is accepted before
+//! everything behind it stands. Drain: front ends stop accepting and let transactions end, forwarding stops leasing and
+//! ends what is in flight, the journal syncs and closes, then vault and admin page go. What a drain does not finish
+//! within its limit is not lost: it is in the journal.
+
+mod logging;
+mod notify;
+mod reload;
+mod resources;
+mod signals;
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use arc_swap::ArcSwap;
+use tokio::{
+    net::TcpListener,
+    runtime::Handle,
+    time::{Instant, timeout, timeout_at},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    admin,
+    config::{Config, ConfigError},
+    journal::{Journal, JournalError},
+    metrics::Metrics,
+    net,
+};
+pub use logging::LogLevel;
+
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    #[error("daemon: {step}: {source}")]
+    Io {
+        step: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+}
+
+impl DaemonError {
+    fn io(step: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let step = step.into();
+        move |source| Self::Io { step, source }
+    }
+}
+
+/// Runs until SIGTERM or SIGINT, and drains.
+pub fn run(config: Config) -> Result<(), DaemonError> {
+    let level = logging::start(&config.log);
+    let files = resources::raise_file_limit();
+    let capture = resources::capture_runtime().map_err(DaemonError::io("runtime"))?;
+    let background = resources::background_runtime().map_err(DaemonError::io("runtime"))?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        config = %config.file.display(),
+        open_files_max = files,
+        "starting"
+    );
+    let result = capture.block_on(async {
+        let daemon = Daemon::start(config, level, background.handle().clone()).await?;
+        signals::serve(daemon).await
+    });
+    // A blocking call that hangs (a dead network file system) must not keep the process.
+    capture.shutdown_background();
+    background.shutdown_background();
+    result
+}
+
+/// A running daemon.
+pub struct Daemon {
+    config: Config,
+    level: LogLevel,
+    watched: Arc<admin::Watched>,
+    journal: Journal,
+    /// Front ends and their sessions.
+    accepting: Part,
+    /// One worker a target.
+    forwarding: Part,
+    /// The vault and the admin page.
+    serving: Part,
+}
+
+/// Tasks that are stopped together.
+#[derive(Default)]
+struct Part {
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Part {
+    async fn stop(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+impl Daemon {
+    /// Starts every stage; the front ends last. Front ends run on the caller's runtime, the rest on `background`.
+    pub async fn start(
+        config: Config,
+        level: LogLevel,
+        background: Handle,
+    ) -> Result<Daemon, DaemonError> {
+        net::install_provider();
+        let metrics = Arc::new(Metrics::new());
+        let started = SystemTime::now();
+        std::fs::create_dir_all(&config.data_dir)
+            .map_err(DaemonError::io(config.data_dir.display().to_string()))?;
+        let journal = Journal::open(config.journal.clone(), &[], metrics.clone())?;
+        let watched = Arc::new(admin::Watched {
+            metrics,
+            journal: journal.clone(),
+            frontends: Vec::new(),
+            targets: ArcSwap::default(),
+            accepting: AtomicBool::new(false),
+            started,
+            vault_page: None,
+        });
+        let serving = Part::default();
+        if let Some(options) = &config.admin {
+            let step = format!("admin: listen on {}", options.listen);
+            let listener = TcpListener::bind(options.listen)
+                .await
+                .map_err(DaemonError::io(step))?;
+            let token =
+                admin::Token::open(&config.data_dir).map_err(DaemonError::io("admin: token"))?;
+            let (options, watched) = (options.clone(), watched.clone());
+            let stop = serving.stop.clone();
+            serving.tasks.spawn_on(
+                async move {
+                    if let Err(error) = admin::serve(listener, &options, token, watched, stop).await
+                    {
+                        tracing::error!(%error, "the admin page ended");
+                    }
+                },
+                &background,
+            );
+        }
+        watched.accepting.store(true, Ordering::Relaxed);
+        Ok(Daemon {
+            config,
+            level,
+            watched,
+            journal,
+            accepting: Part::default(),
+            forwarding: Part::default(),
+            serving,
+        })
+    }
+
+    /// One line for the service manager.
+    fn summary(&self) -> String {
+        let frontends = self.watched.frontends.len();
+        let targets = self.watched.targets.load().len();
+        format!("{frontends} front ends, {targets} targets")
+    }
+
+    /// Stops in the data's order, within `shutdown_timeout`.
+    pub async fn drain(&mut self) {
+        let limit = self.config.shutdown_timeout;
+        let deadline = Instant::now() + limit;
+        tracing::info!(limit_secs = limit.as_secs(), "draining");
+        self.watched.accepting.store(false, Ordering::Relaxed);
+        // Forwarding is left a third of the time, however long sessions take: what it ends now is not sent twice.
+        let sessions = timeout_at(deadline - limit / 3, self.accepting.stop()).await;
+        if sessions.is_err() {
+            let open = self.accepting.tasks.len();
+            tracing::warn!(open, "sessions are cut off");
+        }
+        if timeout_at(deadline, self.forwarding.stop()).await.is_err() {
+            tracing::warn!(
+                "forwarding is cut off: what was in flight is sent again after the start"
+            );
+        }
+        if let Err(error) = self.journal.close().await {
+            tracing::error!(%error, "the journal did not close cleanly");
+        }
+        let _ = timeout(Duration::from_secs(2), self.serving.stop()).await;
+        tracing::info!("ended");
+    }
+}

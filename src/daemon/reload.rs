@@ -1,0 +1,56 @@
+//! SIGHUP: what can change while running does, what cannot is named, and a bad file changes nothing.
+
+use super::Daemon;
+use crate::config::Config;
+
+impl Daemon {
+    /// Reads the configuration file again and puts it in force.
+    pub(super) async fn reload_file(&mut self) {
+        let result = match Config::load(&self.config.file) {
+            Ok(config) => {
+                self.reload(config).await;
+                "applied"
+            }
+            Err(error) => {
+                tracing::error!(%error, "reload: refused, the old configuration stays in force");
+                "refused"
+            }
+        };
+        let reloads = &self.watched.metrics.config_reloads_total;
+        reloads.with_label_values(&[result]).inc();
+    }
+
+    /// Puts a checked configuration in force.
+    pub async fn reload(&mut self, new: Config) {
+        let mut changed = Vec::new();
+        if new.log.level != self.config.log.level {
+            self.level.set(&new.log.level);
+            changed.push("log.level");
+        }
+        if new.shutdown_timeout != self.config.shutdown_timeout {
+            changed.push("shutdown_timeout");
+        }
+        let waits = needs_restart(&self.config, &new);
+        self.config.log.level = new.log.level;
+        self.config.shutdown_timeout = new.shutdown_timeout;
+        tracing::info!(?changed, "reload: applied");
+        if !waits.is_empty() {
+            tracing::warn!(
+                ?waits,
+                "reload: changed in the file, in force after a restart"
+            );
+        }
+    }
+}
+
+/// The parts of the file that differ and are only read at the start.
+fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
+    let parts = [
+        ("data_dir", old.data_dir != new.data_dir),
+        ("log.format", old.log.format != new.log.format),
+        ("admin", old.admin != new.admin),
+        ("journal", old.journal != new.journal),
+    ];
+    let differ = parts.into_iter().filter(|(_, differs)| *differs);
+    differ.map(|(name, _)| name).collect()
+}
