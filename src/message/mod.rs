@@ -4,12 +4,16 @@
 //! in the journal, at a target, in a metric label and in the README.
 
 mod body;
+mod canonical;
 pub mod difference;
 mod envelope;
 pub mod fingerprint;
 pub mod header;
+#[cfg(test)]
+mod samples;
 mod sighting;
 mod text;
+pub mod trace;
 
 pub use body::{Body, LargeBody};
 pub use difference::Difference;
