@@ -11,5 +11,7 @@
 )]
 mod kit;
 
+/// Dashboard and alert rules name only what is exported; every alert has its case.
+mod grafana;
 /// The kit itself: each peer starts and ends, the sink records what the client sent.
 mod kit_self;
