@@ -248,7 +248,7 @@ impl Metrics {
             &["version"],
         );
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        for result in ["new", "busy", "stored"] {
+        for result in ["new", "busy", "stored", "unreadable"] {
             this.dedup_lookups_total.with_label_values(&[result]);
         }
         for result in ["applied", "refused"] {

@@ -1,0 +1,268 @@
+//! The map on disk: a fjall database with two keyspaces.
+//!
+//! ```text
+//! copies    key    target number (4, big-endian)  K2 (its first 16 bytes)
+//!           value  K1 (32)  Core (32)  first capture (16)  the target's id (the rest, UTF-8)
+//! targets   key    name                  value  number (4, big-endian); numbers are never given twice
+//! ```
+//!
+//! A database that cannot be opened because its content is wrong is set aside beside itself, whole, and an empty one
+//! takes its place: messages are sent again and found to be there already. A disk that fails, or another process that
+//! holds the map, is an error instead: neither is mended by starting empty.
+
+use std::{
+    collections::HashMap,
+    io::{self, ErrorKind},
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+};
+
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+
+use super::{DedupError, StoredCopy, filter::Digest};
+use crate::message::{CaptureId, K1, K2, fingerprint::Core};
+
+const KEY_BYTES: usize = 20;
+
+/// A message at a target.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Key([u8; KEY_BYTES]);
+
+impl Key {
+    pub(super) fn new(target: u32, k2: &K2) -> Self {
+        let mut key = [0; KEY_BYTES];
+        key[..4].copy_from_slice(&target.to_be_bytes());
+        key[4..].copy_from_slice(&k2.0[..16]);
+        Self(key)
+    }
+
+    pub(super) fn target(&self) -> u32 {
+        u32::from_be_bytes(self.word(0))
+    }
+
+    pub(super) fn digest(&self) -> Digest {
+        // K2 is random; the target only has to move the key to another block.
+        let target = u64::from(self.target()).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        Digest {
+            block: u64::from_le_bytes(self.word(4)).wrapping_add(target),
+            bits: u64::from_le_bytes(self.word(12)),
+        }
+    }
+
+    fn word<const N: usize>(&self, at: usize) -> [u8; N] {
+        std::array::from_fn(|i| self.0[at + i])
+    }
+}
+
+pub(super) struct Store {
+    database: Database,
+    copies: Keyspace,
+    targets: Keyspace,
+}
+
+/// Memory that the database may take, apart from the filter.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Memory {
+    pub(super) cache_bytes: u64,
+    pub(super) write_buffer_bytes: u64,
+}
+
+/// A change that goes to disk.
+pub(super) enum Change {
+    Put(Key, Vec<u8>),
+    Remove(Key),
+    Target(String, u32),
+}
+
+impl Store {
+    pub(super) fn open(dir: &Path, memory: Memory) -> Result<Self, DedupError> {
+        let error = match Self::try_open(dir, memory) {
+            Ok(store) => return Ok(store),
+            Err(error) => error,
+        };
+        if let Some(cause) = cause_outside(dir, &error) {
+            return Err(cause);
+        }
+        let aside = set_aside(dir).map_err(|source| DedupError::Io {
+            step: "set aside a corrupt map",
+            source,
+        })?;
+        tracing::error!(
+            map = %dir.display(), aside = %aside.display(), cause = %error,
+            "the dedup map is corrupt: starting an empty one; messages already copied are sent again and recognised by the target"
+        );
+        Self::try_open(dir, memory).map_err(|error| match cause_outside(dir, &error) {
+            Some(cause) => cause,
+            None => unreadable("open an empty map", &error),
+        })
+    }
+
+    fn try_open(dir: &Path, memory: Memory) -> Result<Self, fjall::Error> {
+        // The database asserts what it reads in places; a wrong byte must not end the daemon.
+        catch_unwind(AssertUnwindSafe(|| {
+            let database = Database::builder(dir)
+                .cache_size(memory.cache_bytes)
+                .worker_threads(1)
+                .open()?;
+            let options =
+                || KeyspaceCreateOptions::default().max_memtable_size(memory.write_buffer_bytes);
+            Ok(Self {
+                copies: database.keyspace("copies", options)?,
+                targets: database.keyspace("targets", options)?,
+                database,
+            })
+        }))
+        .unwrap_or(Err(fjall::Error::Unrecoverable))
+    }
+
+    pub(super) fn targets(&self) -> Result<HashMap<String, u32>, DedupError> {
+        let wrong = |e: fjall::Error| unreadable("read the targets", &e);
+        let mut targets = HashMap::new();
+        for row in self.targets.iter() {
+            let (name, number) = row.into_inner().map_err(wrong)?;
+            if let (Ok(name), Ok(number)) = (std::str::from_utf8(&name), (&*number).try_into()) {
+                targets.insert(name.to_owned(), u32::from_be_bytes(number));
+            }
+        }
+        Ok(targets)
+    }
+
+    pub(super) fn copy(&self, key: &Key) -> Result<Option<StoredCopy>, DedupError> {
+        match self.copies.get(key.0) {
+            Ok(None) => Ok(None),
+            Ok(Some(value)) => decode(&value).map(Some),
+            Err(error) => Err(unreadable("look up", &error)),
+        }
+    }
+
+    pub(super) fn contains(&self, key: &Key) -> bool {
+        self.copies.contains_key(key.0).unwrap_or(false)
+    }
+
+    /// Every key of a snapshot taken now.
+    pub(super) fn keys(&self) -> impl Iterator<Item = Result<Key, DedupError>> + Send + use<> {
+        self.copies.iter().filter_map(|row| match row.key() {
+            Ok(key) => (&*key).try_into().ok().map(|key| Ok(Key(key))),
+            Err(error) => Some(Err(unreadable("read the keys", &error))),
+        })
+    }
+
+    /// The keys of one target.
+    pub(super) fn keys_of(&self, target: u32) -> impl Iterator<Item = Key> + use<> {
+        self.copies
+            .prefix(target.to_be_bytes())
+            .filter_map(|row| Some(Key((&*row.key().ok()?).try_into().ok()?)))
+    }
+
+    /// The copies at one target, of a snapshot taken now.
+    pub(super) fn copies_at(
+        &self,
+        target: u32,
+    ) -> impl Iterator<Item = Result<StoredCopy, DedupError>> + Send + use<> {
+        self.copies
+            .prefix(target.to_be_bytes())
+            .map(|row| match row.value() {
+                Ok(value) => decode(&value),
+                Err(error) => Err(unreadable("read the copies", &error)),
+            })
+    }
+
+    /// On disk, all of them, when it returns.
+    pub(super) fn write(&self, changes: Vec<Change>) -> Result<(), DedupError> {
+        let mut batch = self
+            .database
+            .batch()
+            .durability(Some(PersistMode::SyncData));
+        for change in changes {
+            match change {
+                Change::Put(key, value) => batch.insert(&self.copies, key.0, value),
+                Change::Remove(key) => batch.remove(&self.copies, key.0),
+                Change::Target(name, number) => {
+                    batch.insert(&self.targets, name, number.to_be_bytes())
+                }
+            }
+        }
+        batch.commit().map_err(|error| unreadable("write", &error))
+    }
+
+    /// About how many entries there are.
+    pub(super) fn entries_about(&self) -> usize {
+        self.copies.approximate_len()
+    }
+
+    /// Bytes on disk.
+    pub(super) fn disk_bytes(&self) -> u64 {
+        self.database.disk_space().unwrap_or(0)
+    }
+}
+
+fn unreadable(step: &'static str, error: &fjall::Error) -> DedupError {
+    DedupError::Unreadable {
+        step,
+        cause: error.to_string(),
+    }
+}
+
+/// What keeps a map from being opened although nothing is wrong with it.
+fn cause_outside(dir: &Path, error: &fjall::Error) -> Option<DedupError> {
+    let io = match error {
+        fjall::Error::Locked => return Some(DedupError::InUse(dir.to_owned())),
+        fjall::Error::Io(io) => io,
+        fjall::Error::Storage(fjall::LsmError::Io(io)) => io,
+        _ => return None,
+    };
+    // A file that ends too early, is missing or says nonsense is the map's own fault.
+    match io.kind() {
+        ErrorKind::UnexpectedEof
+        | ErrorKind::InvalidData
+        | ErrorKind::NotFound
+        | ErrorKind::Other => None,
+        kind => Some(DedupError::Io {
+            step: "open",
+            source: io
+                .raw_os_error()
+                .map_or_else(|| kind.into(), io::Error::from_raw_os_error),
+        }),
+    }
+}
+
+/// Renames a map to the first free name beside it.
+fn set_aside(dir: &Path) -> io::Result<PathBuf> {
+    let named = |n: u32| {
+        let mut name = dir.as_os_str().to_owned();
+        name.push(format!(".corrupt-{n}"));
+        PathBuf::from(name)
+    };
+    let aside = (1..)
+        .map(named)
+        .find(|path| !path.exists())
+        .expect("fewer than four thousand million corrupt maps lie there");
+    std::fs::rename(dir, &aside)?;
+    Ok(aside)
+}
+
+pub(super) fn encode(copy: &StoredCopy) -> Vec<u8> {
+    [
+        &copy.k1.0[..],
+        &copy.core.0,
+        &copy.first.to_bytes(),
+        copy.remote_id.as_bytes(),
+    ]
+    .concat()
+}
+
+fn decode(value: &[u8]) -> Result<StoredCopy, DedupError> {
+    let wrong = || DedupError::Unreadable {
+        step: "look up",
+        cause: format!("an entry of {} bytes is no entry", value.len()),
+    };
+    let (k1, rest) = value.split_first_chunk().ok_or_else(wrong)?;
+    let (core, rest) = rest.split_first_chunk().ok_or_else(wrong)?;
+    let (first, remote_id) = rest.split_first_chunk().ok_or_else(wrong)?;
+    Ok(StoredCopy {
+        first: CaptureId::from_bytes(*first),
+        k1: K1(*k1),
+        core: Core(*core),
+        remote_id: String::from_utf8(remote_id.to_vec()).map_err(|_| wrong())?,
+    })
+}
