@@ -15,3 +15,6 @@ mod kit;
 mod grafana;
 /// The kit itself: each peer starts and ends, the sink records what the client sent.
 mod kit_self;
+
+/// The map of lib.rs, held: imports, purity, length, names.
+mod tidy;
