@@ -18,3 +18,6 @@ mod kit_self;
 
 /// The map of lib.rs, held: imports, purity, length, names.
 mod tidy;
+
+/// Tables in the README against the code they describe.
+mod readme;
