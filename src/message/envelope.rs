@@ -19,7 +19,9 @@ pub struct Envelope {
 impl Envelope {
     /// The recipients that the next hop took (all, where there is none).
     pub fn accepted(&self) -> impl Iterator<Item = &Recipient> {
-        self.recipients.iter().filter(|r| r.refused.is_none())
+        self.recipients
+            .iter()
+            .filter(|r| r.refused.is_none() && r.role != Some(RecipientRole::OnBehalfOf))
     }
 }
 
