@@ -21,3 +21,6 @@ mod tidy;
 
 /// Tables in the README against the code they describe.
 mod readme;
+
+/// Journal reports: each case in `tests/cases/journal/`, any chunking, bounded memory.
+mod journal_report;

@@ -10,3 +10,17 @@ mod envelope;
 pub mod fingerprint;
 pub mod header;
 pub mod journal_report;
+#[cfg(test)]
+mod samples;
+mod sighting;
+mod text;
+pub mod trace;
+
+pub use body::{Body, LargeBody};
+pub use difference::Difference;
+pub use envelope::{Client, Envelope, Recipient, RecipientRole, TlsFacts};
+pub use fingerprint::{Fingerprint, Fingerprinter, K1, K2};
+pub use sighting::{
+    Acceptance, CaptureId, Fidelity, Origin, Placement, Protocol, Sighting, UnixMillis,
+};
+pub use text::WireText;

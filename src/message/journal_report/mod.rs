@@ -150,7 +150,7 @@ impl ReportParser {
         }
     }
 
-    /// The end of content.
+    /// The end of content. The last bytes of the inner message may come out only now.
     pub fn finish(mut self, inner: &mut Vec<u8>) -> Result<Report, ReportError> {
         if let Some(Found::Delimiter { close }) = self.boundary.finish() {
             self.delimiter(close, inner)?;
