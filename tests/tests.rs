@@ -24,3 +24,6 @@ mod readme;
 
 /// Journal reports: each case in `tests/cases/journal/`, any chunking, bounded memory.
 mod journal_report;
+
+/// Sockets as front ends and next hops use them: limits, unix sockets, PROXY protocol, TLS, reloads, panics.
+mod net;

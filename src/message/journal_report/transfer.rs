@@ -132,7 +132,7 @@ fn push_base64(
         _ => return Err(BROKEN_BASE64),
     };
     // After padding the data has ended.
-    if *padding > 0 && byte != b'=' || *padding > 0 && *count == 0 {
+    if *padding > 0 && (byte != b'=' || *count == 0) {
         return Err(BROKEN_BASE64);
     }
     *bits = *bits << 6 | u32::from(value);
