@@ -1,20 +1,70 @@
 //! The durable middle. A front end drafts a message into it and hears back only when it is synced; forwarding leases
-//! what waits and settles it. See `format.rs` for the bytes on disk.
+//! what waits and settles it.
+//!
+//! | file | what |
+//! |---|---|
+//! | `format` | the bytes on disk, explained before the code |
+//! | `scan`, `recovery` | from bytes to records, from files to the index: two tables of cases |
+//! | `disk` | the only file access |
+//! | `index`, `target` | what waits, for whom: rebuilt from the log, about 40 bytes a capture |
+//! | `capture`, `large` | the way in: drafts, and content with a file of its own |
+//! | `writer`, `keeper` | the one writer with its shared syncs; segments made and cleared beside it |
+//! | `queue`, `reader`, `quarantine` | the way out: leases, reading back, what cannot be read |
+//!
+//! It never knows the network, never answers before the sync, and keeps no second truth beside the log.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+mod capture;
+mod disk;
+mod format;
+mod fsck;
+mod index;
+mod keeper;
+mod large;
+mod quarantine;
+mod queue;
+mod reader;
+mod recovery;
+mod scan;
+mod shared;
+mod target;
+mod writer;
 
-use crate::message::{Acceptance, Body, CaptureId, Sighting, UnixMillis, WireText};
+#[cfg(test)]
+mod tests;
+
+use std::{path::PathBuf, sync::Arc, thread};
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+
+pub use self::{
+    capture::{Captured, Draft},
+    fsck::fsck,
+    queue::{Lease, Queue},
+    recovery::BadRecord,
+    scan::recover_bytes,
+};
+use self::{
+    disk::{Disk, RealDisk},
+    format::Record,
+    keeper::Keeper,
+    shared::{Op, Shared},
+    writer::Writer,
+};
+use crate::{message::CaptureId, metrics::Metrics};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
+    /// The journal lies in the directory `journal` of this one.
     pub data_dir: PathBuf,
-    /// Size of one segment file, preallocated.
+    /// Size of one segment file, preallocated; from 64 KiB to 1 GiB. One is read at a time when the journal opens.
     pub segment_bytes: u64,
-    /// The journal answers "full" beyond this many bytes …
+    /// The journal answers "full" beyond this many bytes not settled everywhere …
     pub capacity_bytes: u64,
     /// … and when the file system has fewer free bytes than this.
     pub free_bytes_min: u64,
-    /// Content beyond this goes to a file of its own.
+    /// Content beyond this goes to a file of its own; at most a quarter of a segment.
     pub large_bytes_min: u64,
     /// Memory for all drafts together; a draft that finds none left goes to a file early.
     pub draft_memory_bytes: u64,
@@ -30,34 +80,36 @@ pub enum JournalError {
         #[source]
         source: std::io::Error,
     },
+    #[error("journal: {0}: another process has it open")]
+    Locked(PathBuf),
     #[error("journal: closed")]
     Closed,
     #[error("journal: {0}")]
     Corrupt(String),
 }
 
-/// The open journal; clones share it.
-#[derive(Clone)]
-pub struct Journal {}
-
-/// A message being received. Dropped before `commit`, it never was.
-pub struct Draft {}
-
-/// A synced capture whose fate at the next hop is not yet known. Dropped without a word, it is forwarded as
-/// [`Acceptance::Unknown`].
-#[must_use]
-pub struct Captured {}
-
-/// One target's view of the journal.
-#[derive(Clone)]
-pub struct Queue {}
-
-/// A capture handed out to be forwarded. Dropped, it goes back to waiting.
-#[must_use]
-pub struct Lease {}
+impl JournalError {
+    /// The same error for another session whose message was in the same write.
+    fn again(&self) -> Self {
+        match self {
+            Self::Full(why) => Self::Full(why.clone()),
+            Self::Io { step, source } => Self::Io {
+                step,
+                source: match source.raw_os_error() {
+                    Some(code) => std::io::Error::from_raw_os_error(code),
+                    None => source.kind().into(),
+                },
+            },
+            Self::Locked(path) => Self::Locked(path.clone()),
+            Self::Closed => Self::Closed,
+            Self::Corrupt(what) => Self::Corrupt(what.clone()),
+        }
+    }
+}
 
 /// What became of a capture for one target.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Outcome {
     /// The target confirmed it; the target's own id for the copy.
     Stored { remote_id: String },
@@ -69,93 +121,146 @@ pub enum Outcome {
     Parked { why: String },
 }
 
-impl Journal {
-    pub fn open(
-        _options: Options,
-        _targets: &[String],
-        _metrics: Arc<crate::metrics::Metrics>,
-    ) -> Result<Journal, JournalError> {
-        unimplemented!()
+/// The open journal; clones share it.
+#[derive(Clone)]
+pub struct Journal {
+    shared: Arc<Shared>,
+    threads: Arc<Threads>,
+}
+
+/// Dropped with the last clone of the journal: closes what was not closed, so that the lock is given back.
+struct Threads {
+    shared: Arc<Shared>,
+    running: Mutex<Vec<thread::JoinHandle<()>>>,
+}
+
+impl Threads {
+    fn end(&self, reply: oneshot::Sender<Result<(), JournalError>>) {
+        self.shared.inbox.push(Op::Close(reply));
+        let threads = std::mem::take(&mut *self.running.lock());
+        let mut threads = threads.into_iter();
+        // A panic there was logged where it happened; there is nothing left to close.
+        let _ = threads.next().map(thread::JoinHandle::join);
+        self.shared.keeper.close();
+        let _ = threads.next().map(thread::JoinHandle::join);
     }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.shared.inbox.close();
+        self.end(oneshot::channel().0);
+    }
+}
+
+impl Journal {
+    /// Opens the journal of `options.data_dir`, recovering what an earlier process left. Blocks while it reads the log.
+    pub fn open(
+        options: Options,
+        targets: &[String],
+        metrics: Arc<Metrics>,
+    ) -> Result<Journal, JournalError> {
+        let root = options.data_dir.join("journal");
+        let disk = RealDisk::open(&root).map_err(|source| match source.kind() {
+            std::io::ErrorKind::WouldBlock => JournalError::Locked(root.clone()),
+            std::io::ErrorKind::Unsupported => {
+                JournalError::Corrupt(format!("{}: of another format", root.display()))
+            }
+            _ => JournalError::Io {
+                step: "open",
+                source,
+            },
+        })?;
+        Self::open_on(Arc::new(disk), options, targets, metrics)
+    }
+
+    fn open_on(
+        disk: Arc<dyn Disk>,
+        mut options: Options,
+        targets: &[String],
+        metrics: Arc<Metrics>,
+    ) -> Result<Journal, JournalError> {
+        options.segment_bytes = options.segment_bytes.clamp(64 << 10, 1 << 30);
+        options.large_bytes_min = options.large_bytes_min.min(options.segment_bytes / 4);
+        let mut recovered =
+            recovery::recover(&*disk, recovery::Mode::Repair).map_err(shared::failed("recover"))?;
+        let slots = recovered
+            .index
+            .plan_targets(targets)
+            .ok_or_else(|| JournalError::Corrupt("more than 32 targets".into()))?;
+        // Not written here: the next segment's opening names the targets.
+        let start = format::Location {
+            segment: format::SegmentId(0),
+            offset: 0,
+        };
+        recovered.index.apply(start, 0, &Record::Targets(slots));
+        let quarantined =
+            quarantine::count(&*disk).map_err(shared::failed("read the quarantine"))?;
+        metrics.quarantined_records.set(quarantined as i64);
+        metrics
+            .journal_capacity_bytes
+            .set(options.capacity_bytes as i64);
+        metrics.journal_bytes.set(recovered.index.live_bytes as i64);
+        let keeper = Keeper::new(recovered.next_ordinal, recovered.spares);
+        let shared = Arc::new(Shared::new(options, disk, metrics, recovered.index, keeper));
+        shared
+            .quarantined
+            .store(quarantined, std::sync::atomic::Ordering::Relaxed);
+        let writer = Writer::new(shared.clone(), recovered.previous, recovered.backlog);
+        let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
+            thread::Builder::new()
+                .name(name.into())
+                .spawn(run)
+                .map_err(shared::failed("start a thread"))
+        };
+        let for_keeper = shared.clone();
+        let threads = vec![
+            spawn("journal-writer", Box::new(move || writer.run()))?,
+            spawn("journal-keeper", Box::new(move || keeper::run(&for_keeper)))?,
+        ];
+        Ok(Self {
+            threads: Arc::new(Threads {
+                shared: shared.clone(),
+                running: Mutex::new(threads),
+            }),
+            shared,
+        })
+    }
+
     /// Starts a draft, or says why none can be taken now.
     pub fn draft(&self) -> Result<Draft, JournalError> {
-        unimplemented!()
+        self.shared.check_room(0)?;
+        Ok(Draft::new(self.shared.clone()))
     }
-    pub fn queue(&self, _target: &str) -> Queue {
-        unimplemented!()
+
+    pub fn queue(&self, target: &str) -> Queue {
+        Queue::new(self.shared.clone(), target.to_owned())
     }
-    /// The targets after a reload: a new one sees captures from now on, a removed one's wait is over.
-    pub fn set_targets(&self, _targets: &[String]) -> Result<(), JournalError> {
-        unimplemented!()
+
+    /// The targets after a reload: a new one sees captures from now on, a removed one's wait is over. Blocks for a sync.
+    pub fn set_targets(&self, targets: &[String]) -> Result<(), JournalError> {
+        let (reply, answer) = std::sync::mpsc::sync_channel(1);
+        self.shared.inbox.push(Op::Targets(targets.to_vec(), reply));
+        answer.recv().map_err(|_| JournalError::Closed)?
     }
+
+    /// Refuses later drafts and ends every wait for a lease, without closing anything yet.
+    pub fn refuse(&self) {
+        self.shared.inbox.close();
+        for target in self.shared.index.lock().targets.iter().flatten() {
+            target.notify.notify_waiters();
+        }
+    }
+
     /// Syncs what is pending and closes the files; later drafts are refused.
     pub async fn close(&self) -> Result<(), JournalError> {
-        unimplemented!()
-    }
-}
-
-impl Draft {
-    pub async fn write(&mut self, _bytes: &[u8]) -> Result<(), JournalError> {
-        unimplemented!()
-    }
-    /// Survives power loss when it returns.
-    pub async fn commit(self, _sighting: &Sighting) -> Result<Captured, JournalError> {
-        unimplemented!()
-    }
-}
-
-impl Captured {
-    pub fn id(&self) -> CaptureId {
-        unimplemented!()
-    }
-    /// Records what the next hop said and lets the capture go to the targets. `Rejected` discards it unless the
-    /// front end keeps rejected ones.
-    pub fn release(self, _acceptance: Acceptance) {
-        unimplemented!()
-    }
-    /// The next hop refused it and nobody wants the copy.
-    pub fn discard(self, _reply: WireText) {
-        unimplemented!()
-    }
-}
-
-impl Queue {
-    /// The oldest captures that wait, at most `count` and about `bytes`; waits until there is one.
-    pub async fn lease(&self, _count: usize, _bytes: u64) -> Vec<Lease> {
-        unimplemented!()
-    }
-    /// Age of the oldest capture not settled and not parked; 0 when there is none.
-    pub fn lag_seconds(&self, _now: UnixMillis) -> f64 {
-        unimplemented!()
-    }
-    pub fn waiting(&self) -> u64 {
-        unimplemented!()
-    }
-    pub fn parked(&self) -> u64 {
-        unimplemented!()
-    }
-}
-
-impl Lease {
-    pub fn sighting(&self) -> &Arc<Sighting> {
-        unimplemented!()
-    }
-    pub fn acceptance(&self) -> &Acceptance {
-        unimplemented!()
-    }
-    pub fn body(&self) -> &Body {
-        unimplemented!()
-    }
-    /// Failed attempts so far since start.
-    pub fn attempts(&self) -> u32 {
-        unimplemented!()
-    }
-    /// Records the outcome; durable with the next sync (a lost one is settled again, targets are idempotent).
-    pub fn settle(self, _outcome: Outcome) {
-        unimplemented!()
-    }
-    /// Back to waiting, not before `delay` has passed.
-    pub fn postpone(self, _delay: Duration, _why: &str) {
-        unimplemented!()
+        self.refuse();
+        let (reply, answer) = oneshot::channel();
+        let threads = self.threads.clone();
+        let ended = tokio::task::spawn_blocking(move || threads.end(reply));
+        // No answer: it was closed before.
+        let done = answer.await.unwrap_or(Ok(()));
+        let _ = ended.await;
+        done
     }
 }

@@ -1,0 +1,746 @@
+//! What waits, for whom: rebuilt from the log at start, then changed by the same function that rebuilt it.
+//!
+//! About 40 bytes a capture and no more, whether one waits or a million: no sighting, no body. A capture is named by the
+//! location of its record. Each target walks the log with a cursor; only what is out of turn (leased, postponed,
+//! parked, come back) is listed by name. Times are arguments; nothing here reads a file, a clock or a lock.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use super::{
+    Outcome,
+    disk::DiskFile,
+    format::{CaptureHead, Location, MovedState, Opening, Record, SegmentId, Slots},
+    target::Target,
+};
+use crate::message::{Acceptance, UnixMillis};
+
+/// Targets at once: one bit each in a capture's entry.
+pub(super) const TARGETS_MAX: usize = 32;
+
+/// Fewer sealed segments than this are never worth moving captures for.
+const STRAGGLE_SEGMENTS_MIN: u64 = 4;
+
+const FATED: u8 = 1;
+const HELD: u8 = 2;
+const MOVED: u8 = 4;
+const MOVING: u8 = 8;
+const FINISHED: u8 = 16;
+
+/// One capture.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Entry {
+    pub(super) captured_at: u64,
+    pub(super) offset: u32,
+    /// Of the whole record.
+    pub(super) record_bytes: u32,
+    /// Of the message; saturates, being for budgets only.
+    pub(super) content_bytes: u32,
+    /// A bit for each slot that needs nothing more (or never wanted it).
+    pub(super) done: u32,
+    /// A bit for each slot that has it on one of its lists: the cursor passes over it.
+    pub(super) aside: u32,
+    /// Where the fate is recorded.
+    fate_segment: u32,
+    fate_offset: u32,
+    flags: u8,
+}
+
+impl Entry {
+    pub(super) fn is_available(&self) -> bool {
+        self.flags & (FATED | HELD | MOVING | FINISHED) == FATED
+    }
+
+    pub(super) fn is_held(&self) -> bool {
+        self.flags & HELD != 0
+    }
+
+    pub(super) fn is_finished(&self) -> bool {
+        self.flags & FINISHED != 0
+    }
+
+    pub(super) fn has_fate(&self) -> bool {
+        self.flags & FATED != 0
+    }
+
+    pub(super) fn is_done_for(&self, slot: u8) -> bool {
+        self.done & 1 << slot != 0
+    }
+}
+
+pub(super) struct Segment {
+    pub(super) id: SegmentId,
+    pub(super) file: Arc<dyn DiskFile>,
+    /// By offset.
+    pub(super) entries: Vec<Entry>,
+    /// Entries not finished.
+    pub(super) live: u32,
+    pub(super) live_bytes: u64,
+    /// No record follows.
+    pub(super) sealed: bool,
+    /// Its captures are being written again elsewhere.
+    moving: bool,
+    /// Captures here whose content has a file of its own: (name, bytes).
+    pub(super) large: HashMap<u32, (u64, u64)>,
+}
+
+impl Segment {
+    /// Live bytes in the segment itself, large files left out.
+    fn live_record_bytes(&self) -> u64 {
+        let large: u64 = self.large.values().map(|(_, bytes)| bytes).sum();
+        self.live_bytes.saturating_sub(large)
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Index {
+    /// By ordinal.
+    pub(super) segments: BTreeMap<u32, Segment>,
+    pub(super) targets: Vec<Option<Target>>,
+    /// Live captures whose age is not told by their place in the log.
+    moved: BTreeSet<Location>,
+    /// Large files whose captures are finished, to be removed once that is synced.
+    pub(super) large_done: Vec<u64>,
+    /// Bytes of records and large files of captures not finished.
+    pub(super) live_bytes: u64,
+    /// Counts the targets ever named, so that a lease of a removed one does not settle for its slot's next owner.
+    generation: u64,
+}
+
+impl Index {
+    pub(super) fn add_segment(&mut self, id: SegmentId, file: Arc<dyn DiskFile>) {
+        let segment = Segment {
+            id,
+            file,
+            entries: Vec::new(),
+            live: 0,
+            live_bytes: 0,
+            sealed: false,
+            moving: false,
+            large: HashMap::new(),
+        };
+        self.segments.insert(id.ordinal(), segment);
+    }
+
+    pub(super) fn segment(&self, at: Location) -> Option<&Segment> {
+        let segment = self.segments.get(&at.segment.ordinal())?;
+        (segment.id == at.segment).then_some(segment)
+    }
+
+    pub(super) fn entry(&self, at: Location) -> Option<&Entry> {
+        let segment = self.segment(at)?;
+        let index = position(&segment.entries, at.offset)?;
+        Some(&segment.entries[index])
+    }
+
+    pub(super) fn entry_mut(&mut self, at: Location) -> Option<&mut Entry> {
+        let segment = self.segments.get_mut(&at.segment.ordinal())?;
+        if segment.id != at.segment {
+            return None;
+        }
+        let index = position(&segment.entries, at.offset)?;
+        Some(&mut segment.entries[index])
+    }
+
+    /// Where the capture's fate is recorded; a moved capture carries its own.
+    pub(super) fn fate_of(&self, at: Location) -> Option<Location> {
+        let entry = self.entry(at)?;
+        let segment = self.segments.get(&entry.fate_segment)?;
+        Some(Location {
+            segment: segment.id,
+            offset: entry.fate_offset,
+        })
+    }
+
+    /// The file and length of a capture's record.
+    pub(super) fn record_of(&self, at: Location) -> Option<(Arc<dyn DiskFile>, usize)> {
+        let bytes = self.entry(at)?.record_bytes as usize;
+        Some((self.segment(at)?.file.clone(), bytes))
+    }
+
+    /// No record follows in this segment.
+    pub(super) fn seal(&mut self, id: SegmentId) {
+        if let Some(segment) = self.segments.get_mut(&id.ordinal()) {
+            segment.sealed = true;
+        }
+    }
+
+    pub(super) fn slots(&self) -> Slots {
+        let named = self.targets.iter().enumerate();
+        named
+            .filter_map(|(slot, target)| Some((slot as u8, target.as_ref()?.name.clone())))
+            .collect()
+    }
+
+    pub(super) fn slot_of(&self, name: &str) -> Option<u8> {
+        let is_it = |t: &Option<Target>| t.as_ref().is_some_and(|t| t.name == name);
+        self.targets.iter().position(is_it).map(|slot| slot as u8)
+    }
+
+    pub(super) fn target_mut(&mut self, slot: u8) -> Option<&mut Target> {
+        self.targets.get_mut(usize::from(slot))?.as_mut()
+    }
+
+    pub(super) fn target(&self, slot: u8) -> Option<&Target> {
+        self.targets.get(usize::from(slot))?.as_ref()
+    }
+
+    /// Behind the last capture.
+    fn end(&self) -> Location {
+        let last = self.segments.values().next_back();
+        last.map_or(
+            Location {
+                segment: SegmentId(0),
+                offset: 0,
+            },
+            |segment| Location {
+                segment: segment.id,
+                offset: segment.entries.last().map_or(0, |entry| entry.offset + 1),
+            },
+        )
+    }
+
+    fn active_bits(&self) -> u32 {
+        self.slots().keys().fold(0, |bits, slot| bits | 1 << slot)
+    }
+
+    /// The slots for these targets: a known one keeps its slot, a new one takes a free slot.
+    pub(super) fn plan_targets(&self, names: &[String]) -> Option<Slots> {
+        let mut slots = self.slots();
+        slots.retain(|_, name| names.contains(name));
+        for name in names {
+            if slots.values().any(|known| known == name) {
+                continue;
+            }
+            let free = (0..TARGETS_MAX as u8).find(|slot| !slots.contains_key(slot))?;
+            slots.insert(free, name.clone());
+        }
+        Some(slots)
+    }
+
+    /// Applies a record that stands at `at`. The only way in which the index changes for good; twice is as once.
+    pub(super) fn apply(&mut self, at: Location, record_bytes: u32, record: &Record) {
+        match record {
+            Record::Opening(Opening { targets, .. }) | Record::Targets(targets) => {
+                self.become_targets(targets);
+            }
+            Record::Capture(head) => {
+                let done = !self.active_bits();
+                self.add(at, record_bytes, head, done, 0);
+            }
+            Record::Moved(state, head, _) => self.arrive(at, record_bytes, state, head),
+            Record::Fate { of, discard, .. } => self.change(*of, |entry, _| {
+                entry.fate_segment = at.segment.ordinal();
+                entry.fate_offset = at.offset;
+                entry.flags |= FATED;
+                if *discard {
+                    entry.done = u32::MAX;
+                }
+            }),
+            Record::Settle { of, slot, outcome } => self.change(*of, |entry, targets| {
+                let Some(target) = target_in(targets, *slot) else {
+                    return;
+                };
+                target.forget(*of);
+                match outcome {
+                    Outcome::Parked { why } if !entry.is_done_for(*slot) => {
+                        target.parked.insert(*of, why.as_str().into());
+                        entry.aside |= 1 << slot;
+                    }
+                    _ => {
+                        entry.done |= 1 << slot;
+                        entry.aside &= !(1 << slot);
+                    }
+                }
+            }),
+            Record::Hold { of, held } => self.change(*of, |entry, _| match held {
+                true => entry.flags |= HELD,
+                false => entry.flags &= !HELD,
+            }),
+            Record::Retry { of, slot } => self.change(*of, |entry, targets| {
+                let parked = target_in(targets, *slot).and_then(|t| t.parked.remove(of));
+                if parked.is_some() {
+                    entry.aside &= !(1 << slot);
+                }
+            }),
+            Record::Quarantined { of } => self.change(*of, |entry, targets| {
+                for target in targets.iter_mut().flatten() {
+                    target.forget(*of);
+                }
+                entry.flags |= FATED;
+                entry.done = u32::MAX;
+            }),
+            Record::Closed => {}
+        }
+    }
+
+    /// Changes an entry and keeps everything that is counted of it right.
+    fn change(&mut self, of: Location, f: impl FnOnce(&mut Entry, &mut [Option<Target>])) {
+        let Some((segment, index)) = find(&mut self.segments, of) else {
+            return;
+        };
+        let entry = &mut segment.entries[index];
+        if entry.is_finished() {
+            return;
+        }
+        count(entry, of, &mut self.targets, false);
+        f(entry, &mut self.targets);
+        if entry.has_fate() && entry.done == u32::MAX {
+            entry.flags |= FINISHED;
+            entry.aside = 0;
+            let large = segment.large.remove(&of.offset);
+            let bytes = u64::from(entry.record_bytes) + large.map_or(0, |(_, bytes)| bytes);
+            self.large_done.extend(large.map(|(name, _)| name));
+            segment.live -= 1;
+            segment.live_bytes -= bytes;
+            self.live_bytes -= bytes;
+            self.moved.remove(&of);
+            return;
+        }
+        count(entry, of, &mut self.targets, true);
+        offer(entry, of, &mut self.targets);
+    }
+
+    fn add(&mut self, at: Location, record_bytes: u32, head: &CaptureHead, done: u32, flags: u8) {
+        let Some(segment) = self.segments.get_mut(&at.segment.ordinal()) else {
+            return;
+        };
+        if segment
+            .entries
+            .last()
+            .is_some_and(|e| e.offset >= at.offset)
+        {
+            return;
+        }
+        let mut bytes = u64::from(record_bytes);
+        if let Some(large) = head.large {
+            segment
+                .large
+                .insert(at.offset, (large.name, head.content_bytes));
+            bytes += head.content_bytes;
+        }
+        segment.entries.push(Entry {
+            captured_at: head.captured_at,
+            offset: at.offset,
+            record_bytes,
+            content_bytes: u32::try_from(head.content_bytes).unwrap_or(u32::MAX),
+            done,
+            aside: 0,
+            fate_segment: at.segment.ordinal(),
+            fate_offset: at.offset,
+            flags,
+        });
+        segment.live += 1;
+        segment.live_bytes += bytes;
+        self.live_bytes += bytes;
+    }
+
+    /// A moved capture takes the place of the one it was made from, unless that one is finished.
+    fn arrive(&mut self, at: Location, record_bytes: u32, state: &MovedState, head: &CaptureHead) {
+        let from = state.from;
+        let mut done = state.done | !self.active_bits();
+        let mut due = Vec::new();
+        if let Some((segment, index)) = find(&mut self.segments, from) {
+            let entry = &mut segment.entries[index];
+            if entry.is_finished() {
+                return;
+            }
+            count(entry, from, &mut self.targets, false);
+            done |= entry.done;
+            // The large file goes over to the new record.
+            let large = segment.large.remove(&from.offset);
+            let bytes = u64::from(entry.record_bytes) + large.map_or(0, |(_, bytes)| bytes);
+            entry.flags |= FINISHED;
+            segment.live -= 1;
+            segment.live_bytes -= bytes;
+            self.live_bytes -= bytes;
+            self.moved.remove(&from);
+            for (slot, target) in self.targets.iter_mut().enumerate() {
+                let Some(target) = target else { continue };
+                due.extend(target.unpostpone(from).map(|due| (slot, due)));
+                if let Some(tried) = target.tried.remove(&from) {
+                    target.tried.insert(at, tried);
+                }
+                target.forget(from);
+            }
+        }
+        let held = if state.held { HELD } else { 0 };
+        self.add(at, record_bytes, head, done, FATED | MOVED | held);
+        let Some((segment, index)) = find(&mut self.segments, at) else {
+            return;
+        };
+        let entry = &mut segment.entries[index];
+        for (slot, why) in &state.parked {
+            if let Some(target) = target_in(&mut self.targets, *slot) {
+                target.parked.insert(at, why.as_str().into());
+                entry.aside |= 1 << slot;
+            }
+        }
+        for (slot, due) in due {
+            if let Some(target) = target_in(&mut self.targets, slot as u8) {
+                target.postponed.insert((due, at));
+                entry.aside |= 1 << slot;
+            }
+        }
+        self.moved.insert(at);
+        count(entry, at, &mut self.targets, true);
+        // A target that is done with everything may have come while this was on its way.
+        self.change(at, |_, _| ());
+    }
+
+    fn become_targets(&mut self, slots: &Slots) {
+        for slot in 0..self.targets.len() as u8 {
+            let stays = self.target(slot).map(|t| &t.name) == slots.get(&slot);
+            if !stays && self.target(slot).is_some() {
+                self.drop_target(slot);
+            }
+        }
+        for (slot, name) in slots {
+            let slot = usize::from(*slot);
+            if slot >= TARGETS_MAX {
+                continue;
+            }
+            if self.targets.len() <= slot {
+                self.targets.resize_with(slot + 1, || None);
+            }
+            if self.targets[slot].is_none() {
+                self.generation += 1;
+                let mut target = Target::new(name.clone(), self.generation);
+                target.cursor = self.end();
+                self.targets[slot] = Some(target);
+            }
+        }
+    }
+
+    /// Nothing waits for this target any more; whoever still waits on its queue is told.
+    fn drop_target(&mut self, slot: u8) {
+        let all: Vec<Location> = self
+            .segments
+            .values()
+            .flat_map(|s| {
+                s.entries.iter().map(|e| Location {
+                    segment: s.id,
+                    offset: e.offset,
+                })
+            })
+            .collect();
+        for of in all {
+            self.change(of, |entry, targets| {
+                if let Some(target) = target_in(targets, slot) {
+                    target.forget(of);
+                }
+                entry.done |= 1 << slot;
+                entry.aside &= !(1 << slot);
+            });
+        }
+        if let Some(target) = self.targets[usize::from(slot)].take() {
+            target.notify.notify_waiters();
+        }
+    }
+
+    /// After a recovery: whoever wrote these captures is gone, and what the next hop said was never recorded.
+    pub(super) fn without_fate(&self) -> Vec<Location> {
+        let mut out = Vec::new();
+        for segment in self.segments.values() {
+            let open = segment.entries.iter().filter(|e| !e.has_fate());
+            out.extend(open.map(|e| Location {
+                segment: segment.id,
+                offset: e.offset,
+            }));
+        }
+        out
+    }
+
+    /// The oldest captures available to the target, at most `count` and about `bytes`, now leased.
+    pub(super) fn lease(&mut self, slot: u8, count: usize, bytes: u64) -> Vec<Location> {
+        let mut out = Vec::new();
+        let mut budget = bytes;
+        let Some(target) = target_in(&mut self.targets, slot) else {
+            return out;
+        };
+        while out.len() < count {
+            let in_order = next_in_order(&self.segments, target.cursor, slot);
+            let of = match (target.ready.first().copied(), in_order) {
+                (Some(ready), Some(next)) => ready.min(next),
+                (Some(one), None) | (None, Some(one)) => one,
+                (None, None) => break,
+            };
+            let Some((segment, index)) = find(&mut self.segments, of) else {
+                target.forget(of);
+                continue;
+            };
+            let entry = &mut segment.entries[index];
+            if !entry.is_available() {
+                // Held meanwhile: it is offered again when it is let go.
+                target.ready.remove(&of);
+                entry.aside &= !(1 << slot);
+                continue;
+            }
+            let content = u64::from(entry.content_bytes);
+            if content > budget && !out.is_empty() {
+                break;
+            }
+            budget = budget.saturating_sub(content);
+            if !target.ready.remove(&of) {
+                target.cursor = behind(of);
+            }
+            entry.aside |= 1 << slot;
+            target.leased.insert(of);
+            out.push(of);
+        }
+        out
+    }
+
+    /// A lease comes back, to wait at once or when it is due.
+    pub(super) fn give_back(
+        &mut self,
+        of: Location,
+        slot: u8,
+        later: Option<(tokio::time::Instant, &str)>,
+    ) {
+        let Some((segment, index)) = find(&mut self.segments, of) else {
+            return;
+        };
+        let entry = &mut segment.entries[index];
+        let Some(target) = target_in(&mut self.targets, slot) else {
+            return;
+        };
+        if !target.leased.remove(&of) {
+            return;
+        }
+        match later {
+            Some((due, why)) => {
+                target.postponed.insert((due, of));
+                let tried = target
+                    .tried
+                    .entry(of)
+                    .or_insert_with(|| super::target::Tried {
+                        attempts: 0,
+                        why: "".into(),
+                    });
+                tried.attempts += 1;
+                if *tried.why != *why {
+                    tried.why = why.into();
+                }
+                // A waiter may sleep until a later one is due.
+                target.notify.notify_one();
+            }
+            None => {
+                entry.aside &= !(1 << slot);
+                offer(entry, of, &mut self.targets);
+            }
+        }
+    }
+
+    /// When the oldest capture that waits for the target was captured.
+    pub(super) fn oldest_waiting(&mut self, slot: u8) -> Option<UnixMillis> {
+        let target = target_in(&mut self.targets, slot)?;
+        if target.waiting == 0 {
+            return None;
+        }
+        let waits = |of: Location, entry: &Entry| {
+            entry.has_fate()
+                && !entry.is_held()
+                && !entry.is_done_for(slot)
+                && !target.parked.contains_key(&of)
+        };
+        let mut oldest = None;
+        for (ordinal, segment) in self.segments.range(target.oldest_from..) {
+            let here = segment.entries.iter().filter(|entry| {
+                let of = Location {
+                    segment: segment.id,
+                    offset: entry.offset,
+                };
+                waits(of, entry)
+            });
+            oldest = here.map(|entry| entry.captured_at).min();
+            if oldest.is_some() {
+                target.oldest_from = *ordinal;
+                break;
+            }
+        }
+        for of in &self.moved {
+            let Some(segment) = self.segments.get(&of.segment.ordinal()) else {
+                continue;
+            };
+            if let Some(index) = position(&segment.entries, of.offset) {
+                let entry = &segment.entries[index];
+                if waits(*of, entry) {
+                    oldest = Some(oldest.map_or(entry.captured_at, |o| o.min(entry.captured_at)));
+                }
+            }
+        }
+        oldest.map(UnixMillis)
+    }
+
+    /// Captures to be written again because they keep a segment of mostly finished ones from being freed: those of the
+    /// front segment, once less than half of all sealed bytes is live. Each move frees more than it writes.
+    pub(super) fn take_stragglers(&mut self, segment_bytes: u64) -> Vec<Location> {
+        let sealed = self.segments.values().filter(|s| s.sealed);
+        let (count, live) = sealed.fold((0u64, 0), |(n, b), s| (n + 1, b + s.live_record_bytes()));
+        if count < STRAGGLE_SEGMENTS_MIN || live * 2 > count * segment_bytes {
+            return Vec::new();
+        }
+        let Some(front) = self.segments.values_mut().next() else {
+            return Vec::new();
+        };
+        if front.moving {
+            return Vec::new();
+        }
+        front.moving = true;
+        let live = front.entries.iter().filter(|entry| !entry.is_finished());
+        live.map(|entry| Location {
+            segment: front.id,
+            offset: entry.offset,
+        })
+        .collect()
+    }
+
+    /// The keeper has gone through the segment's stragglers; what could not be moved is tried again later.
+    pub(super) fn end_moving(&mut self, id: SegmentId) {
+        if let Some(segment) = self.segments.get_mut(&id.ordinal()) {
+            segment.moving = false;
+        }
+    }
+
+    /// The state that a capture takes along; `None` while it is leased, has no fate or is finished.
+    pub(super) fn begin_move(&mut self, from: Location) -> Option<MovedState> {
+        let leased = self
+            .targets
+            .iter()
+            .flatten()
+            .any(|t| t.leased.contains(&from));
+        let entry = *self.entry(from)?;
+        if leased || !entry.has_fate() || entry.is_finished() {
+            return None;
+        }
+        self.entry_mut(from)?.flags |= MOVING;
+        let targets = self.targets.iter().enumerate();
+        let parked = targets.filter_map(|(slot, target)| {
+            let why = target.as_ref()?.parked.get(&from)?;
+            Some((slot as u8, why.to_string()))
+        });
+        Some(MovedState {
+            from,
+            done: entry.done,
+            held: entry.is_held(),
+            parked: parked.collect(),
+            acceptance: Acceptance::Unknown,
+        })
+    }
+
+    /// After a move, done or not: where the capture still stands in its old place, it is available again.
+    pub(super) fn give_up_move(&mut self, from: Location) {
+        if let Some((segment, index)) = find(&mut self.segments, from) {
+            let entry = &mut segment.entries[index];
+            entry.flags &= !MOVING;
+            offer(entry, from, &mut self.targets);
+        }
+    }
+
+    /// Takes the segments from the front of the log in which nothing is live. Only from the front: a later segment holds
+    /// what became of the captures of earlier ones.
+    pub(super) fn free_front(&mut self) -> Vec<SegmentId> {
+        let mut freed = Vec::new();
+        while let Some(first) = self.segments.first_entry() {
+            if !first.get().sealed || first.get().live > 0 {
+                break;
+            }
+            freed.push(first.remove().id);
+        }
+        freed
+    }
+}
+
+fn position(entries: &[Entry], offset: u32) -> Option<usize> {
+    entries
+        .binary_search_by_key(&offset, |entry| entry.offset)
+        .ok()
+}
+
+fn find(segments: &mut BTreeMap<u32, Segment>, of: Location) -> Option<(&mut Segment, usize)> {
+    let segment = segments.get_mut(&of.segment.ordinal())?;
+    if segment.id != of.segment {
+        return None;
+    }
+    let index = position(&segment.entries, of.offset)?;
+    Some((segment, index))
+}
+
+fn target_in(targets: &mut [Option<Target>], slot: u8) -> Option<&mut Target> {
+    targets.get_mut(usize::from(slot))?.as_mut()
+}
+
+/// The first location behind `of`.
+fn behind(of: Location) -> Location {
+    Location {
+        offset: of.offset + 1,
+        ..of
+    }
+}
+
+/// The first available capture at or behind the cursor that is not on one of the target's lists.
+fn next_in_order(
+    segments: &BTreeMap<u32, Segment>,
+    cursor: Location,
+    slot: u8,
+) -> Option<Location> {
+    for (ordinal, segment) in segments.range(cursor.segment.ordinal()..) {
+        let skip = match *ordinal == cursor.segment.ordinal() {
+            true => segment
+                .entries
+                .partition_point(|e| e.offset < cursor.offset),
+            false => 0,
+        };
+        let wanted = |e: &&Entry| e.is_available() && (e.done | e.aside) & 1 << slot == 0;
+        if let Some(entry) = segment.entries[skip..].iter().find(wanted) {
+            return Some(Location {
+                segment: segment.id,
+                offset: entry.offset,
+            });
+        }
+    }
+    None
+}
+
+/// Adds the capture to, or takes it out of, what its targets count.
+fn count(entry: &Entry, of: Location, targets: &mut [Option<Target>], add: bool) {
+    if !entry.has_fate() || entry.is_finished() {
+        return;
+    }
+    for (slot, target) in targets.iter_mut().enumerate() {
+        let Some(target) = target else { continue };
+        if entry.done & 1 << slot != 0 || target.parked.contains_key(&of) {
+            continue;
+        }
+        let counter = match entry.is_held() {
+            true => &mut target.held,
+            false => &mut target.waiting,
+        };
+        match add {
+            true => *counter += 1,
+            false => *counter -= 1,
+        }
+    }
+}
+
+/// Makes sure that each target that wants an available capture will come upon it.
+fn offer(entry: &mut Entry, of: Location, targets: &mut [Option<Target>]) {
+    if !entry.is_available() {
+        return;
+    }
+    for (slot, target) in targets.iter_mut().enumerate() {
+        let Some(target) = target else { continue };
+        if (entry.done | entry.aside) & 1 << slot != 0 {
+            continue;
+        }
+        if of < target.cursor {
+            target.ready.insert(of);
+            entry.aside |= 1 << slot;
+        }
+        target.oldest_from = target.oldest_from.min(of.segment.ordinal());
+        target.notify.notify_one();
+    }
+}

@@ -1,0 +1,226 @@
+//! The way out: a target's queue hands out leases, and a lease is settled, postponed, or goes back.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{
+    Outcome,
+    format::{Location, Record},
+    reader::{self, ReadError},
+    shared::{Change, Op, Shared},
+};
+use crate::message::{Acceptance, Body, Sighting, UnixMillis};
+
+/// One target's view of the journal.
+#[derive(Clone)]
+pub struct Queue {
+    shared: Arc<Shared>,
+    target: String,
+}
+
+/// A disk that cannot be read now is asked again after this time.
+const READ_AGAIN_AFTER: Duration = Duration::from_secs(10);
+
+impl Queue {
+    pub(super) fn new(shared: Arc<Shared>, target: String) -> Self {
+        Self { shared, target }
+    }
+
+    /// The oldest captures that wait, at most `count` and about `bytes`; waits until there is one. Empty only when the
+    /// journal was closed or the target removed.
+    pub async fn lease(&self, count: usize, bytes: u64) -> Vec<Lease> {
+        loop {
+            let notify = {
+                let index = self.shared.index.lock();
+                match index
+                    .slot_of(&self.target)
+                    .and_then(|slot| index.target(slot))
+                {
+                    Some(target) if !self.shared.inbox.is_closed() => target.notify.clone(),
+                    _ => return Vec::new(),
+                }
+            };
+            // Armed before the look, so that what comes in between is not missed.
+            let woken = notify.notified();
+            tokio::pin!(woken);
+            woken.as_mut().enable();
+            let (taken, due) = self.take(count, bytes);
+            if !taken.is_empty() {
+                let leases = self.read(taken).await;
+                if !leases.is_empty() {
+                    return leases;
+                }
+                continue;
+            }
+            match due {
+                Some(due) => {
+                    let _ = tokio::time::timeout_at(due, woken).await;
+                }
+                None => woken.await,
+            }
+        }
+    }
+
+    fn take(&self, count: usize, bytes: u64) -> (Vec<Claimed>, Option<Instant>) {
+        let mut index = self.shared.index.lock();
+        let Some(slot) = index.slot_of(&self.target) else {
+            return (Vec::new(), None);
+        };
+        let Some(target) = index.target_mut(slot) else {
+            return (Vec::new(), None);
+        };
+        let due = target.wake_due(Instant::now());
+        let generation = target.generation;
+        let taken = index.lease(slot, count.max(1), bytes);
+        let target = index
+            .target_mut(slot)
+            .expect("looked up above, still locked");
+        if !taken.is_empty() {
+            // Another waiter may have been woken by the same notice; there may be more to take.
+            target.notify.notify_one();
+        }
+        let taken = taken.into_iter().map(|of| Claimed {
+            attempts: target.tried.get(&of).map_or(0, |tried| tried.attempts),
+            shared: self.shared.clone(),
+            of,
+            slot,
+            generation,
+            open: true,
+        });
+        (taken.collect(), due)
+    }
+
+    async fn read(&self, taken: Vec<Claimed>) -> Vec<Lease> {
+        let read = move || taken.into_iter().filter_map(read_one).collect();
+        // A failed join is a runtime that is shutting down: the claims were dropped and went back.
+        tokio::task::spawn_blocking(read).await.unwrap_or_default()
+    }
+
+    /// Age of the oldest capture not settled, not held and not parked; 0 when there is none.
+    pub fn lag_seconds(&self, now: UnixMillis) -> f64 {
+        let mut index = self.shared.index.lock();
+        let slot = index.slot_of(&self.target);
+        let oldest = slot.and_then(|slot| index.oldest_waiting(slot));
+        oldest.map_or(0.0, |at| at.age_seconds(now))
+    }
+
+    pub fn waiting(&self) -> u64 {
+        self.counted(|target| target.waiting)
+    }
+
+    pub fn parked(&self) -> u64 {
+        self.counted(|target| target.parked.len() as u64)
+    }
+
+    pub fn held(&self) -> u64 {
+        self.counted(|target| target.held)
+    }
+
+    fn counted(&self, count: impl Fn(&super::target::Target) -> u64) -> u64 {
+        let index = self.shared.index.lock();
+        let target = index
+            .slot_of(&self.target)
+            .and_then(|slot| index.target(slot));
+        target.map_or(0, count)
+    }
+}
+
+fn read_one(mut claimed: Claimed) -> Option<Lease> {
+    match reader::whole(&claimed.shared, claimed.of) {
+        Ok(whole) => Some(Lease {
+            sighting: Arc::new(whole.sighting),
+            acceptance: whole.acceptance,
+            body: whole.body,
+            claimed,
+        }),
+        Err(ReadError::Gone) => None,
+        Err(ReadError::Damaged(cause)) => {
+            claimed.open = false;
+            super::quarantine::set_aside(&claimed.shared, claimed.of, cause);
+            None
+        }
+        Err(ReadError::Io(error)) => {
+            tracing::error!(%error, "journal: cannot read a capture");
+            claimed.give_back(Some((READ_AGAIN_AFTER, "the journal cannot be read")));
+            None
+        }
+    }
+}
+
+/// Out of the queue, to be given back unless something becomes of it.
+struct Claimed {
+    shared: Arc<Shared>,
+    of: Location,
+    slot: u8,
+    generation: u64,
+    attempts: u32,
+    open: bool,
+}
+
+impl Claimed {
+    fn give_back(&mut self, later: Option<(Duration, &str)>) {
+        self.open = false;
+        let later = later.map(|(delay, why)| (Instant::now() + delay, why));
+        let mut index = self.shared.index.lock();
+        let same = |t: &super::target::Target| t.generation == self.generation;
+        if index.target(self.slot).is_some_and(same) {
+            index.give_back(self.of, self.slot, later);
+        }
+    }
+}
+
+impl Drop for Claimed {
+    fn drop(&mut self) {
+        if self.open {
+            self.give_back(None);
+        }
+    }
+}
+
+/// A capture handed out to be forwarded. Dropped, it goes back to waiting.
+#[must_use]
+pub struct Lease {
+    sighting: Arc<Sighting>,
+    acceptance: Acceptance,
+    body: Body,
+    claimed: Claimed,
+}
+
+impl Lease {
+    pub fn sighting(&self) -> &Arc<Sighting> {
+        &self.sighting
+    }
+
+    pub fn acceptance(&self) -> &Acceptance {
+        &self.acceptance
+    }
+
+    pub fn body(&self) -> &Body {
+        &self.body
+    }
+
+    /// Failed attempts so far since start.
+    pub fn attempts(&self) -> u32 {
+        self.claimed.attempts
+    }
+
+    /// Records the outcome; durable with the next sync (a lost one is settled again, targets are idempotent).
+    pub fn settle(mut self, outcome: Outcome) {
+        self.claimed.open = false;
+        self.claimed.shared.inbox.push(Op::Change(Change {
+            record: Record::Settle {
+                of: self.claimed.of,
+                slot: self.claimed.slot,
+                outcome,
+            },
+            generation: Some(self.claimed.generation),
+            reply: None,
+        }));
+    }
+
+    /// Back to waiting, not before `delay` has passed.
+    pub fn postpone(mut self, delay: Duration, why: &str) {
+        self.claimed.give_back(Some((delay, why)));
+    }
+}

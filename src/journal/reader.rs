@@ -1,0 +1,194 @@
+//! Reads a capture back from the log: one `pread`, checked before it is believed.
+
+use std::{fmt, io, sync::Arc};
+
+use bytes::Bytes;
+
+use super::{
+    disk::{Area, Disk, DiskFile},
+    format::{HEADER_BYTES, Header, LargeRef, Location, Record},
+    large,
+    shared::Shared,
+};
+use crate::message::{Acceptance, Body, LargeBody, Sighting};
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReadError {
+    /// Its segment was freed meanwhile.
+    #[error("no such capture")]
+    Gone,
+    #[error("{0}")]
+    Damaged(&'static str),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// A capture's record, whole.
+pub(super) struct Whole {
+    pub(super) sighting: Sighting,
+    pub(super) acceptance: Acceptance,
+    pub(super) body: Body,
+}
+
+pub(super) fn whole(shared: &Shared, of: Location) -> Result<Whole, ReadError> {
+    let (kind_of, payload) = payload_at(shared, of)?;
+    let (head, start) = match &kind_of {
+        Record::Capture(head) => (*head, 0),
+        Record::Moved(_, head, start) => (*head, *start),
+        _ => return Err(ReadError::Damaged("not a capture")),
+    };
+    let capture = payload.slice(start..);
+    let body_at = head.body_at();
+    let sighting = serde_json::from_slice(&capture[super::format::CAPTURE_HEAD_BYTES..body_at])
+        .map_err(|_| ReadError::Damaged("sighting cannot be read"))?;
+    let body = match head.large {
+        None => Body::Small(capture.slice(body_at..)),
+        Some(large) => Body::Large(Arc::new(LargeFile {
+            disk: shared.disk.clone(),
+            large,
+            bytes: head.content_bytes,
+        })),
+    };
+    let acceptance = acceptance(shared, of).unwrap_or_else(|error| {
+        // The message matters more than what was answered to it.
+        tracing::warn!(%error, capture = ?of, "journal: a fate cannot be read");
+        Acceptance::Unknown
+    });
+    Ok(Whole {
+        sighting,
+        acceptance,
+        body,
+    })
+}
+
+/// What the next hop made of the capture.
+pub(super) fn acceptance(shared: &Shared, of: Location) -> Result<Acceptance, ReadError> {
+    let fate = shared.index.lock().fate_of(of).ok_or(ReadError::Gone)?;
+    if fate == of {
+        return Ok(match payload_at(shared, of)?.0 {
+            Record::Moved(state, ..) => state.acceptance,
+            _ => Acceptance::Unknown,
+        });
+    }
+    match payload_at(shared, fate)?.0 {
+        Record::Fate { acceptance, .. } => Ok(acceptance),
+        _ => Err(ReadError::Damaged("not a fate")),
+    }
+}
+
+/// A capture's payload, as it would be written into another segment.
+pub(super) fn capture_payload(shared: &Shared, of: Location) -> Result<Bytes, ReadError> {
+    let (record, payload) = payload_at(shared, of)?;
+    match record {
+        Record::Capture(_) => Ok(payload),
+        Record::Moved(_, _, start) => Ok(payload.slice(start..)),
+        _ => Err(ReadError::Damaged("not a capture")),
+    }
+}
+
+/// Enough for the header and most fates.
+const GUESS_BYTES: usize = 512;
+
+fn payload_at(shared: &Shared, at: Location) -> Result<(Record, Bytes), ReadError> {
+    let (file, guess) = {
+        let index = shared.index.lock();
+        let segment = index.segment(at).ok_or(ReadError::Gone)?;
+        let known = index.entry(at).map(|entry| entry.record_bytes as usize);
+        (segment.file.clone(), known.unwrap_or(GUESS_BYTES))
+    };
+    read_record(&*file, at, guess)
+}
+
+/// The record at `at`, reading `guess` bytes at first.
+pub(super) fn read_record(
+    file: &dyn DiskFile,
+    at: Location,
+    guess: usize,
+) -> Result<(Record, Bytes), ReadError> {
+    let mut bytes = vec![0; guess.max(HEADER_BYTES)];
+    let offset = u64::from(at.offset);
+    let count = file.read_at(&mut bytes, offset)?;
+    bytes.truncate(count);
+    let header = Header::parse(&bytes)
+        .filter(|header| header.at == at)
+        .ok_or(ReadError::Damaged("header checksum does not match"))?;
+    let end = HEADER_BYTES + header.length as usize;
+    if end > bytes.len() {
+        if u64::from(header.length) > file.bytes()? {
+            return Err(ReadError::Damaged("impossible length"));
+        }
+        let have = bytes.len();
+        bytes.resize(end, 0);
+        let count = file.read_at(&mut bytes[have..], offset + have as u64)?;
+        bytes.truncate(have + count);
+    }
+    let bytes = Bytes::from(bytes);
+    if bytes.len() < end || crc32fast::hash(&bytes[HEADER_BYTES..end]) != header.payload_crc {
+        return Err(ReadError::Damaged("payload checksum does not match"));
+    }
+    let payload = bytes.slice(HEADER_BYTES..end);
+    let record = Record::decode(header.kind, &payload)
+        .ok_or(ReadError::Damaged("payload is not what its kind demands"))?;
+    Ok((record, payload))
+}
+
+struct LargeFile {
+    disk: Arc<dyn Disk>,
+    large: LargeRef,
+    bytes: u64,
+}
+
+impl fmt::Debug for LargeFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} ({} bytes)",
+            large::file_name(self.large.name),
+            self.bytes
+        )
+    }
+}
+
+impl LargeBody for LargeFile {
+    fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn open(&self) -> io::Result<Box<dyn io::Read + Send>> {
+        let name = large::file_name(self.large.name);
+        Ok(Box::new(CheckedReader {
+            file: self.disk.open(Area::Large, &name)?,
+            at: 0,
+            bytes: self.bytes,
+            crc: crc32fast::Hasher::new(),
+            expected: self.large.crc,
+        }))
+    }
+}
+
+/// Reads to the end of the content, and fails there if it was not what was captured.
+struct CheckedReader {
+    file: Arc<dyn DiskFile>,
+    at: u64,
+    bytes: u64,
+    crc: crc32fast::Hasher,
+    expected: u32,
+}
+
+impl io::Read for CheckedReader {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let left = self.bytes - self.at;
+        let wanted = left.min(out.len() as u64) as usize;
+        if wanted == 0 {
+            return Ok(0);
+        }
+        let count = self.file.read_at(&mut out[..wanted], self.at)?;
+        self.crc.update(&out[..count]);
+        self.at += count as u64;
+        let is_end = self.at == self.bytes;
+        if count == 0 || (is_end && self.crc.clone().finalize() != self.expected) {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        Ok(count)
+    }
+}

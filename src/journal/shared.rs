@@ -1,0 +1,237 @@
+//! What all parts of the open journal share: the index, the writer's inbox, the keeper, the limits.
+
+use std::{
+    collections::VecDeque,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::oneshot;
+
+use super::{
+    JournalError, Options,
+    capture::Captured,
+    disk::Disk,
+    format::{CaptureHead, Location, Record, SegmentId},
+    index::Index,
+    keeper::Keeper,
+    large::LargeDraft,
+};
+use crate::{message::CaptureId, metrics::Metrics};
+
+pub(super) struct Shared {
+    pub(super) options: Options,
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) index: Mutex<Index>,
+    pub(super) inbox: Inbox,
+    pub(super) keeper: Keeper,
+    /// Bytes of content that drafts hold in memory.
+    pub(super) draft_memory: AtomicU64,
+    /// Bytes of drafts not yet committed, wherever they lie.
+    pub(super) draft_bytes: AtomicU64,
+    pub(super) quarantined: AtomicU64,
+    free: Mutex<Option<(Instant, u64)>>,
+}
+
+/// For how long an answer of statvfs is believed.
+const FREE_BYTES_STALE: Duration = Duration::from_secs(1);
+
+impl Shared {
+    pub(super) fn new(
+        options: Options,
+        disk: Arc<dyn Disk>,
+        metrics: Arc<Metrics>,
+        index: Index,
+        keeper: Keeper,
+    ) -> Self {
+        Self {
+            options,
+            disk,
+            metrics,
+            index: Mutex::new(index),
+            inbox: Inbox::new(),
+            keeper,
+            draft_memory: AtomicU64::new(0),
+            draft_bytes: AtomicU64::new(0),
+            quarantined: AtomicU64::new(0),
+            free: Mutex::new(None),
+        }
+    }
+
+    /// May `more` bytes be taken in now?
+    pub(super) fn check_room(&self, more: u64) -> Result<(), JournalError> {
+        if self.inbox.is_closed() {
+            return Err(JournalError::Closed);
+        }
+        let held = self.index.lock().live_bytes + self.draft_bytes.load(Relaxed);
+        let capacity = self.options.capacity_bytes;
+        if held.saturating_add(more) > capacity {
+            return Err(JournalError::Full(format!(
+                "{held} of {capacity} bytes in use"
+            )));
+        }
+        self.check_free_space(more)
+    }
+
+    pub(super) fn check_free_space(&self, more: u64) -> Result<(), JournalError> {
+        let floor = self.options.free_bytes_min;
+        let free = self.free_bytes()?;
+        if free < floor.saturating_add(more) {
+            return Err(JournalError::Full(format!(
+                "{free} bytes free on the file system, {floor} are to stay so"
+            )));
+        }
+        Ok(())
+    }
+
+    fn free_bytes(&self) -> Result<u64, JournalError> {
+        let mut cached = self.free.lock();
+        if let Some((asked, free)) = *cached
+            && asked.elapsed() < FREE_BYTES_STALE
+        {
+            return Ok(free);
+        }
+        let free = self.disk.free_bytes().map_err(failed("read free space"))?;
+        *cached = Some((Instant::now(), free));
+        Ok(free)
+    }
+
+    /// Counts a record that was set aside.
+    pub(super) fn count_quarantined(&self) {
+        let count = self.quarantined.fetch_add(1, Relaxed) + 1;
+        self.metrics.quarantined_records.set(count as i64);
+    }
+}
+
+/// Gives an I/O error its step; a file system without space is [`JournalError::Full`].
+pub(super) fn failed(step: &'static str) -> impl FnOnce(io::Error) -> JournalError {
+    move |source| match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            JournalError::Full(format!("{step}: no space on the file system"))
+        }
+        _ => JournalError::Io { step, source },
+    }
+}
+
+/// What the writer is asked to do.
+pub(super) enum Op {
+    Capture(Box<CaptureOp>),
+    Change(Change),
+    /// Write a capture again at the end of the log; its payload as it stands.
+    Move {
+        from: Location,
+        payload: Bytes,
+    },
+    /// All moves out of this segment have been asked for.
+    Moved(SegmentId),
+    Targets(
+        Vec<String>,
+        std::sync::mpsc::SyncSender<Result<(), JournalError>>,
+    ),
+    Close(oneshot::Sender<Result<(), JournalError>>),
+}
+
+pub(super) struct CaptureOp {
+    pub(super) id: CaptureId,
+    pub(super) head: CaptureHead,
+    /// Head and sighting, encoded.
+    pub(super) meta: Vec<u8>,
+    pub(super) body: Vec<u8>,
+    /// Removes the content's own file unless the writer tells it that a synced record names it.
+    pub(super) large: Option<LargeDraft>,
+    /// Over meta and body; computed by the session, so that the one writer need not.
+    pub(super) crc: u32,
+    pub(super) reply: oneshot::Sender<Result<Captured, JournalError>>,
+}
+
+/// Something becomes of a capture.
+pub(super) struct Change {
+    pub(super) record: Record,
+    /// For a settle: of the target that held the lease.
+    pub(super) generation: Option<u64>,
+    /// Told once it is synced, whether there was such a capture.
+    pub(super) reply: Option<oneshot::Sender<Result<bool, JournalError>>>,
+}
+
+impl Change {
+    pub(super) fn of(record: Record) -> Op {
+        Op::Change(Self {
+            record,
+            generation: None,
+            reply: None,
+        })
+    }
+}
+
+/// The writer's queue. Bounded by who may write into it: one operation a draft, a capture or a lease at a time.
+pub(super) struct Inbox {
+    /// `None` once the writer has ended: what comes then is dropped, which tells whoever waits.
+    ops: Mutex<Option<VecDeque<Op>>>,
+    arrived: Condvar,
+    closed: AtomicBool,
+}
+
+impl Inbox {
+    pub(super) fn new() -> Self {
+        Self {
+            ops: Mutex::new(Some(VecDeque::new())),
+            arrived: Condvar::new(),
+            closed: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn push(&self, op: Op) {
+        let mut queue = self.ops.lock();
+        let Some(ops) = &mut *queue else {
+            // Dropping a capture takes this lock again.
+            drop(queue);
+            return;
+        };
+        ops.push_back(op);
+        if ops.len() == 1 {
+            self.arrived.notify_one();
+        }
+    }
+
+    /// Everything queued, waiting for something until `deadline` (for ever without one).
+    pub(super) fn take(&self, deadline: Option<Instant>) -> VecDeque<Op> {
+        let mut queue = self.ops.lock();
+        loop {
+            match &mut *queue {
+                Some(ops) if !ops.is_empty() => return std::mem::take(ops),
+                None => return VecDeque::new(),
+                Some(_) => {}
+            }
+            match deadline {
+                None => self.arrived.wait(&mut queue),
+                Some(deadline) => {
+                    if self.arrived.wait_until(&mut queue, deadline).timed_out() {
+                        return queue.as_mut().map(std::mem::take).unwrap_or_default();
+                    }
+                }
+            }
+        }
+    }
+
+    /// The writer is gone.
+    pub(super) fn end(&self) {
+        let rest = self.ops.lock().take();
+        drop(rest);
+    }
+
+    /// Refuses drafts from now on; changes are taken until the writer ends.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Relaxed);
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Relaxed)
+    }
+}

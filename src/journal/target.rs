@@ -1,0 +1,88 @@
+//! One target's lists: which captures are out of turn, and why. Everything else it walks in the order of the log.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
+
+use tokio::{sync::Notify, time::Instant};
+
+use super::format::{Location, SegmentId};
+
+/// A capture's failed attempts at this target since start.
+#[derive(Clone, Debug)]
+pub(super) struct Tried {
+    pub(super) attempts: u32,
+    pub(super) why: Arc<str>,
+}
+
+pub(super) struct Target {
+    pub(super) name: String,
+    /// Tells this target from an earlier one of the same name or slot.
+    pub(super) generation: u64,
+    /// Everything before it has been handed out, is on a list below, or is not available yet.
+    pub(super) cursor: Location,
+    /// Available again, or only now, behind the cursor's back.
+    pub(super) ready: BTreeSet<Location>,
+    pub(super) postponed: BTreeSet<(Instant, Location)>,
+    pub(super) leased: HashSet<Location>,
+    pub(super) tried: HashMap<Location, Tried>,
+    pub(super) parked: BTreeMap<Location, Arc<str>>,
+    /// Captures to be forwarded: neither done, nor parked, nor held.
+    pub(super) waiting: u64,
+    pub(super) held: u64,
+    /// Where to begin to look for the oldest: no segment of a lower ordinal has one that waits.
+    pub(super) oldest_from: u32,
+    pub(super) notify: Arc<Notify>,
+}
+
+impl Target {
+    pub(super) fn new(name: String, generation: u64) -> Self {
+        Self {
+            name,
+            generation,
+            cursor: Location {
+                segment: SegmentId(0),
+                offset: 0,
+            },
+            ready: BTreeSet::new(),
+            postponed: BTreeSet::new(),
+            leased: HashSet::new(),
+            tried: HashMap::new(),
+            parked: BTreeMap::new(),
+            waiting: 0,
+            held: 0,
+            oldest_from: 0,
+            notify: Arc::new(Notify::new()),
+        }
+    }
+
+    /// Takes the capture off every list.
+    pub(super) fn forget(&mut self, of: Location) {
+        self.ready.remove(&of);
+        self.leased.remove(&of);
+        self.tried.remove(&of);
+        self.parked.remove(&of);
+        self.unpostpone(of);
+    }
+
+    /// When the capture is due, if it is postponed.
+    pub(super) fn unpostpone(&mut self, of: Location) -> Option<Instant> {
+        // Few are postponed at a time: a target that is down stops leasing.
+        let entry = self.postponed.iter().find(|(_, at)| *at == of).copied()?;
+        self.postponed.remove(&entry);
+        Some(entry.0)
+    }
+
+    /// Moves what has come due to `ready`; when the next one will.
+    pub(super) fn wake_due(&mut self, now: Instant) -> Option<Instant> {
+        while let Some((due, of)) = self.postponed.first().copied() {
+            if due > now {
+                return Some(due);
+            }
+            self.postponed.pop_first();
+            self.ready.insert(of);
+        }
+        None
+    }
+}

@@ -1,0 +1,544 @@
+//! The one writer, in a thread of its own: everything queued goes out in one write and one `fdatasync`, however many
+//! sessions wait for it.
+//!
+//! A capture is told to its session, and known to the index, only after the sync that covers it. What becomes of
+//! captures is written at once, so that it can be read back, and synced with the next capture or within [`SYNC_WITHIN`]:
+//! a lost settle is sent again and targets are idempotent. A failed sync is never repeated: its segment ends at the last
+//! good one, its captures fail, and what is worth keeping is written again in the next segment.
+//! Without space for a new segment captures are answered `Full`, while settles have a reserve, so that space comes back.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::oneshot;
+
+use super::{
+    JournalError,
+    capture::Captured,
+    disk::DiskFile,
+    format::{Header, Kind, Location, MovedState, Opening, Record, SegmentId, record_bytes},
+    keeper::Job,
+    shared::{CaptureOp, Change, Op, Shared, failed},
+};
+
+/// Most bytes in one write.
+const BATCH_BYTES: usize = 8 << 20;
+/// What becomes of captures is synced within this time.
+const SYNC_WITHIN: Duration = Duration::from_millis(50);
+/// How often to look for captures that pin a segment; the look goes through all segments.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Writes end on a page, so that the kernel need not read an old one to change half of it.
+const PAGE_BYTES: usize = 4096;
+/// Changes kept to be written again should a sync fail.
+const BACKLOG_MAX: usize = 1 << 16;
+
+/// Bytes at the end of a segment that only settles may use.
+pub(super) fn reserve_bytes(segment_bytes: u64) -> u64 {
+    (segment_bytes / 8).min(64 << 10)
+}
+
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    current: Option<Current>,
+    /// Where the last good segment ended.
+    previous: Option<Location>,
+    buffer: Vec<u8>,
+    staged: Vec<Staged>,
+    /// Applied, but not known to be synced.
+    backlog: Vec<Record>,
+    sync_by: Option<Instant>,
+    /// When to look for captures that pin a segment again.
+    look_at: Instant,
+}
+
+struct Current {
+    id: SegmentId,
+    file: Arc<dyn DiskFile>,
+    bytes: u64,
+    /// Where the buffer will be written.
+    base: u64,
+    synced: u64,
+}
+
+/// In the buffer, not yet written.
+enum Staged {
+    Capture(Location, u32, Box<CaptureOp>),
+    Change(
+        Location,
+        u32,
+        Record,
+        Option<oneshot::Sender<Result<bool, JournalError>>>,
+    ),
+    Targets(
+        Location,
+        Record,
+        std::sync::mpsc::SyncSender<Result<(), JournalError>>,
+    ),
+}
+
+impl Writer {
+    /// `previous` and `backlog` are what recovery left to be written.
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        previous: Option<Location>,
+        backlog: Vec<Record>,
+    ) -> Self {
+        Self {
+            shared,
+            current: None,
+            previous,
+            buffer: Vec::new(),
+            staged: Vec::new(),
+            backlog,
+            sync_by: None,
+            look_at: Instant::now(),
+        }
+    }
+
+    pub(super) fn run(mut self) {
+        loop {
+            let ops = self.shared.inbox.take(self.sync_by);
+            let mut closing = None;
+            for op in ops {
+                match op {
+                    Op::Capture(op) => self.capture(op),
+                    Op::Change(change) => self.change(change),
+                    Op::Move { from, payload } => self.relocate(from, &payload),
+                    Op::Moved(id) => {
+                        self.shared.index.lock().end_moving(id);
+                        self.look_at = Instant::now();
+                    }
+                    Op::Targets(names, reply) => self.targets(&names, reply),
+                    Op::Close(reply) => closing = Some(reply),
+                }
+                if self.buffer.len() >= BATCH_BYTES {
+                    self.flush(true);
+                }
+            }
+            if let Some(reply) = closing {
+                let done = self.close();
+                self.shared.inbox.end();
+                let _ = reply.send(done);
+                return;
+            }
+            let promised = self.staged.iter().any(Staged::is_awaited);
+            let due = self.sync_by.is_some_and(|by| by <= Instant::now());
+            self.flush(promised || due);
+        }
+    }
+
+    fn capture(&mut self, op: Box<CaptureOp>) {
+        let payload = op.meta.len() + op.body.len();
+        let size = record_bytes(payload) as u64;
+        let reserve = reserve_bytes(self.shared.options.segment_bytes);
+        match self.make_room(size, reserve) {
+            Ok(()) => {
+                let at = self.stage(Kind::Capture, &[&op.meta, &op.body], op.crc);
+                self.staged.push(Staged::Capture(at, size as u32, op));
+            }
+            Err(error) => {
+                let _ = op.reply.send(Err(error));
+            }
+        }
+    }
+
+    fn change(&mut self, change: Change) {
+        if let (Record::Settle { slot, .. }, Some(generation)) = (&change.record, change.generation)
+        {
+            let index = self.shared.index.lock();
+            if index
+                .target(*slot)
+                .is_none_or(|t| t.generation != generation)
+            {
+                return;
+            }
+        }
+        self.record(change.record, change.reply);
+    }
+
+    fn record(
+        &mut self,
+        record: Record,
+        reply: Option<oneshot::Sender<Result<bool, JournalError>>>,
+    ) {
+        let (kind, payload) = record.encode();
+        let size = record_bytes(payload.len()) as u64;
+        match self.make_room(size, 0) {
+            Ok(()) => {
+                let at = self.stage(kind, &[&payload], crc32fast::hash(&payload));
+                self.staged
+                    .push(Staged::Change(at, size as u32, record, reply));
+            }
+            Err(error) => {
+                // No space even for this: it holds as long as the process does, and is written when space is back.
+                tracing::warn!(%error, "journal: what became of a capture is not on disk yet");
+                self.flush(false);
+                self.apply_unwritten(record, reply);
+                self.housekeeping();
+            }
+        }
+    }
+
+    fn apply_unwritten(
+        &mut self,
+        record: Record,
+        reply: Option<oneshot::Sender<Result<bool, JournalError>>>,
+    ) {
+        let mut index = self.shared.index.lock();
+        let known = subject(&record).and_then(|of| index.entry(of).map(|e| (of, !e.is_finished())));
+        if let Some((of, _)) = known {
+            // The fate is not to be found on disk: at the capture's own place it reads as unknown.
+            index.apply(of, 0, &record);
+        }
+        drop(index);
+        if let Some(reply) = reply {
+            let _ = reply.send(Ok(known.is_some_and(|(_, live)| live)));
+        }
+        self.keep_in_backlog(record);
+    }
+
+    fn keep_in_backlog(&mut self, record: Record) {
+        if self.backlog.len() < BACKLOG_MAX {
+            self.backlog.push(record);
+        }
+    }
+
+    fn targets(
+        &mut self,
+        names: &[String],
+        reply: std::sync::mpsc::SyncSender<Result<(), JournalError>>,
+    ) {
+        self.flush(false);
+        let Some(slots) = self.shared.index.lock().plan_targets(names) else {
+            let _ = reply.send(Err(JournalError::Full("more than 32 targets".into())));
+            return;
+        };
+        let record = Record::Targets(slots);
+        let (kind, payload) = record.encode();
+        match self.make_room(record_bytes(payload.len()) as u64, 0) {
+            Ok(()) => {
+                let at = self.stage(kind, &[&payload], crc32fast::hash(&payload));
+                self.staged.push(Staged::Targets(at, record, reply));
+                self.flush(true);
+            }
+            Err(error) => {
+                let _ = reply.send(Err(error));
+            }
+        }
+    }
+
+    /// Writes a capture again with all that became of it. Alone in its batch: nothing may change between the state that
+    /// is written and the moment it counts.
+    fn relocate(&mut self, from: Location, payload: &[u8]) {
+        self.flush(false);
+        let Some(state) = self.shared.index.lock().begin_move(from) else {
+            return;
+        };
+        let acceptance = match super::reader::acceptance(&self.shared, from) {
+            Ok(acceptance) => acceptance,
+            Err(error) => {
+                tracing::warn!(%error, "journal: cannot read a fate to move its capture");
+                self.shared.index.lock().give_up_move(from);
+                return;
+            }
+        };
+        let Some(head) = super::format::CaptureHead::parse(payload) else {
+            self.shared.index.lock().give_up_move(from);
+            return;
+        };
+        let record = Record::Moved(
+            MovedState {
+                acceptance,
+                ..state
+            },
+            head,
+            0,
+        );
+        let (kind, state) = record.encode();
+        let size = record_bytes(state.len() + payload.len()) as u64;
+        let reserve = reserve_bytes(self.shared.options.segment_bytes);
+        if self.make_room(size, reserve).is_ok() {
+            let mut crc = crc32fast::Hasher::new();
+            crc.update(&state);
+            crc.update(payload);
+            let at = self.stage(kind, &[&state, payload], crc.finalize());
+            self.staged
+                .push(Staged::Change(at, size as u32, record, None));
+            self.flush(true);
+        }
+        self.shared.index.lock().give_up_move(from);
+    }
+
+    /// Makes sure that a record of `size` fits in the current segment with `reserve` to spare, going on to the next one
+    /// where it does not.
+    fn make_room(&mut self, size: u64, reserve: u64) -> Result<(), JournalError> {
+        if let Some(current) = &self.current
+            && current.base + self.buffer.len() as u64 + size + reserve <= current.bytes
+        {
+            return Ok(());
+        }
+        self.flush(true);
+        let prepared = self
+            .shared
+            .keeper
+            .take()
+            .map_err(failed("make a segment"))?;
+        if let Some(done) = self.current.take() {
+            self.previous = Some(Location {
+                segment: done.id,
+                offset: done.synced as u32,
+            });
+            self.shared.index.lock().seal(done.id);
+        }
+        let mut index = self.shared.index.lock();
+        index.add_segment(prepared.id, prepared.file.clone());
+        let opening = Record::Opening(Opening {
+            previous: self.previous,
+            targets: index.slots(),
+        });
+        drop(index);
+        self.current = Some(Current {
+            id: prepared.id,
+            file: prepared.file,
+            bytes: self.shared.options.segment_bytes,
+            base: 0,
+            synced: 0,
+        });
+        let (kind, payload) = opening.encode();
+        self.stage(kind, &[&payload], crc32fast::hash(&payload));
+        let room = self.shared.options.segment_bytes;
+        for record in std::mem::take(&mut self.backlog) {
+            let (kind, payload) = record.encode();
+            if (self.buffer.len() + record_bytes(payload.len())) as u64 > room / 2 {
+                tracing::warn!(
+                    "journal: too much became of captures meanwhile; some is done again after a crash"
+                );
+                break;
+            }
+            let at = self.stage(kind, &[&payload], crc32fast::hash(&payload));
+            let size = record_bytes(payload.len()) as u32;
+            self.staged.push(Staged::Change(at, size, record, None));
+        }
+        let current = self.current.as_ref().expect("set just above");
+        let used = self.buffer.len() as u64;
+        if used + size + reserve > current.bytes {
+            return Err(JournalError::Full(format!(
+                "a record of {size} bytes does not fit in a segment of {}",
+                current.bytes
+            )));
+        }
+        Ok(())
+    }
+
+    /// Appends a record to the buffer; the caller has made room.
+    fn stage(&mut self, kind: Kind, parts: &[&[u8]], payload_crc: u32) -> Location {
+        let current = self.current.as_ref().expect("make_room came first");
+        let at = Location {
+            segment: current.id,
+            offset: (current.base + self.buffer.len() as u64) as u32,
+        };
+        let length: usize = parts.iter().map(|part| part.len()).sum();
+        let header = Header {
+            kind,
+            at,
+            synced: current.synced as u32,
+            length: length as u32,
+            payload_crc,
+        };
+        let end = self.buffer.len() + record_bytes(length);
+        self.buffer.extend_from_slice(&header.encode());
+        for part in parts {
+            self.buffer.extend_from_slice(part);
+        }
+        self.buffer.resize(end, 0);
+        at
+    }
+
+    /// Writes the buffer, syncs if asked to, and tells everyone.
+    fn flush(&mut self, sync: bool) {
+        let has_unsynced = self.sync_by.is_some() || !self.buffer.is_empty();
+        if !has_unsynced || (self.buffer.is_empty() && !sync) {
+            return;
+        }
+        let started = Instant::now();
+        match self.write(sync) {
+            Ok(()) => {}
+            Err(error) => {
+                self.abandon_segment(error);
+                return;
+            }
+        }
+        if sync {
+            let took = started.elapsed().as_secs_f64();
+            self.shared.metrics.journal_sync_seconds.observe(took);
+            self.sync_by = None;
+            self.backlog.clear();
+        } else if self.sync_by.is_none() {
+            self.sync_by = Some(started + SYNC_WITHIN);
+        }
+        self.tell_success(sync);
+        if sync {
+            self.housekeeping();
+        }
+    }
+
+    fn write(&mut self, sync: bool) -> Result<(), JournalError> {
+        let Some(current) = &mut self.current else {
+            return Ok(());
+        };
+        if !self.buffer.is_empty() {
+            let length = self.buffer.len() as u64;
+            let end = (current.base + length)
+                .next_multiple_of(PAGE_BYTES as u64)
+                .min(current.bytes);
+            self.buffer.resize((end - current.base) as usize, 0);
+            let written = current.file.write_at(&self.buffer, current.base);
+            self.buffer.clear();
+            written.map_err(failed("write"))?;
+            current.base += length;
+        }
+        if sync {
+            current.file.sync().map_err(failed("sync"))?;
+            current.synced = current.base;
+        }
+        Ok(())
+    }
+
+    fn tell_success(&mut self, synced: bool) {
+        let mut index = self.shared.index.lock();
+        let mut captured = Vec::new();
+        let mut changed = Vec::new();
+        for staged in self.staged.drain(..) {
+            match staged {
+                Staged::Capture(at, bytes, op) => {
+                    index.apply(at, bytes, &Record::Capture(op.head));
+                    captured.push((at, op));
+                }
+                Staged::Change(at, bytes, record, reply) => {
+                    let of = subject(&record);
+                    let live = of
+                        .and_then(|of| index.entry(of))
+                        .is_some_and(|e| !e.is_finished());
+                    index.apply(at, bytes, &record);
+                    changed.push((record, reply, live));
+                }
+                Staged::Targets(at, record, reply) => {
+                    index.apply(at, 0, &record);
+                    let _ = reply.send(Ok(()));
+                }
+            }
+        }
+        drop(index);
+        for (at, mut op) in captured {
+            if let Some(large) = &mut op.large {
+                large.keep();
+            }
+            // A receiver that is gone gives it back, and dropping it releases it as unknown.
+            let _ = op
+                .reply
+                .send(Ok(Captured::new(self.shared.clone(), at, op.id)));
+        }
+        for (record, reply, live) in changed {
+            if let Some(reply) = reply {
+                let _ = reply.send(Ok(live));
+            }
+            // The next opening names the targets anyway, and a moved capture is always synced at once.
+            if !synced && subject(&record).is_some() {
+                self.keep_in_backlog(record);
+            }
+        }
+    }
+
+    /// A write or sync failed: the kernel may have dropped what it had, so nothing behind the last good sync counts.
+    fn abandon_segment(&mut self, error: JournalError) {
+        tracing::error!(%error, "journal: segment abandoned");
+        self.sync_by = None;
+        self.buffer.clear();
+        if let Some(current) = self.current.take() {
+            self.shared.index.lock().seal(current.id);
+            if current.synced > 0 {
+                self.previous = Some(Location {
+                    segment: current.id,
+                    offset: current.synced as u32,
+                });
+            }
+        }
+        for staged in std::mem::take(&mut self.staged) {
+            match staged {
+                Staged::Capture(_, _, op) => {
+                    let _ = op.reply.send(Err(error.again()));
+                }
+                Staged::Change(_, _, record, reply) => match record {
+                    Record::Moved(..) => {}
+                    record => self.apply_unwritten(record, reply),
+                },
+                Staged::Targets(_, _, reply) => {
+                    let _ = reply.send(Err(error.again()));
+                }
+            }
+        }
+    }
+
+    /// After a sync: what is done everywhere is cleared away.
+    fn housekeeping(&mut self) {
+        let mut index = self.shared.index.lock();
+        let freed = index.free_front();
+        let large = std::mem::take(&mut index.large_done);
+        let now = Instant::now();
+        let moving = if now < self.look_at {
+            self.sync_by.get_or_insert(self.look_at);
+            Vec::new()
+        } else {
+            self.look_at = now + LOOK_EVERY;
+            index.take_stragglers(self.shared.options.segment_bytes)
+        };
+        let live = index.live_bytes;
+        drop(index);
+        self.shared.metrics.journal_bytes.set(live as i64);
+        let jobs = freed
+            .into_iter()
+            .map(Job::Free)
+            .chain(large.into_iter().map(Job::RemoveLarge))
+            .chain((!moving.is_empty()).then_some(Job::Move(moving)));
+        let mut jobs = jobs.peekable();
+        if jobs.peek().is_some() {
+            self.shared.keeper.give(jobs);
+        }
+    }
+
+    fn close(&mut self) -> Result<(), JournalError> {
+        self.flush(true);
+        if self.current.is_some() {
+            let (kind, payload) = Record::Closed.encode();
+            if self.make_room(record_bytes(0) as u64, 0).is_ok() {
+                self.stage(kind, &[&payload], crc32fast::hash(&payload));
+            }
+            self.write(true)?;
+        }
+        Ok(())
+    }
+}
+
+impl Staged {
+    /// Does someone wait for its sync?
+    fn is_awaited(&self) -> bool {
+        match self {
+            Self::Capture(..) | Self::Targets(..) => true,
+            Self::Change(_, _, _, reply) => reply.is_some(),
+        }
+    }
+}
+
+/// The capture that a record is about.
+fn subject(record: &Record) -> Option<Location> {
+    match record {
+        Record::Fate { of, .. }
+        | Record::Settle { of, .. }
+        | Record::Hold { of, .. }
+        | Record::Retry { of, .. }
+        | Record::Quarantined { of } => Some(*of),
+        _ => None,
+    }
+}
