@@ -1,7 +1,7 @@
 //! Where copies go. A target is idempotent: the same batch twice is one copy, so a lost reply costs a repeat, never a
 //! double. Targets know no journal and no dedup map.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 
@@ -18,6 +18,8 @@ pub struct Outgoing {
     pub sighting: Arc<Sighting>,
     pub acceptance: Acceptance,
     pub content: Content,
+    /// An earlier attempt may have reached the target: where the target cannot tell by itself, it looks before it adds.
+    pub attempted: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -33,6 +35,33 @@ pub enum Content {
     Variant { of: StoredCopy, body: Body },
 }
 
+impl Content {
+    /// How a further sighting of the message in `of` goes: with no bytes where they are the same, with its trace headers
+    /// where those make its bytes from the copy's, with its bytes otherwise.
+    pub fn beside(of: StoredCopy, sighting: &Sighting, body: &Body) -> io::Result<Self> {
+        if of.k1 == sighting.fingerprint.k1 {
+            return Ok(Self::Duplicate {
+                of,
+                difference: None,
+            });
+        }
+        let difference = match of.core == sighting.fingerprint.core {
+            true => Difference::extract(body.open()?)?,
+            false => None,
+        };
+        Ok(match difference {
+            Some(difference) => Self::Duplicate {
+                of,
+                difference: Some(difference),
+            },
+            None => Self::Variant {
+                of,
+                body: body.clone(),
+            },
+        })
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Receipt {
     /// The target's own id for the copy.
@@ -43,12 +72,16 @@ pub struct Receipt {
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PutError {
-    /// Try again, not before `retry_after` where the target named it.
+    /// The target takes nothing now: try again, not before `retry_after` where it named a time.
     #[error("{why}")]
-    Transient {
+    Unavailable {
         why: String,
         retry_after: Option<Duration>,
     },
+    /// The target failed on this message alone, without saying that it never will take it: try again, and park it where
+    /// it keeps failing while others pass.
+    #[error("{why}")]
+    Failed { why: String },
     /// This message will never be taken: park it.
     #[error("{why}")]
     Refused { why: String },

@@ -1,0 +1,241 @@
+//! What is there already: the e-mail behind `alreadyExists`, the copy of an attempt whose answer was lost, the copies
+//! that the dedup map believes in.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{
+    Jmap, Known,
+    api::Answers,
+    session::Server,
+    shapes::{SetError, blob_id},
+    verdict::{Refusal, Verdict},
+};
+use crate::{
+    dedup::StoredCopy,
+    message::{K1, UnixMillis},
+};
+
+/// Larger candidates are told apart by size and time of receipt alone.
+const COMPARE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Messages of the same size received in the same second.
+const CANDIDATES_MAX: u32 = 100;
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Email {
+    pub id: String,
+    #[serde(default)]
+    pub blob_id: String,
+    #[serde(default)]
+    pub size: u64,
+    #[serde(default)]
+    pub mailbox_ids: BTreeMap<String, bool>,
+    #[serde(default)]
+    pub received_at: String,
+}
+
+#[derive(Deserialize)]
+struct EmailList {
+    list: Vec<Email>,
+}
+
+#[derive(Deserialize)]
+struct Updated {
+    #[serde(default, rename = "notUpdated")]
+    not_updated: Option<BTreeMap<String, SetError>>,
+}
+
+/// A message of ours, as a server would know it.
+pub(super) struct Sought<'a> {
+    pub blob_id: &'a str,
+    pub bytes: u64,
+    pub k1: K1,
+    /// UTCDate, as we would import it.
+    pub received_at: &'a str,
+    /// A Message-ID that no other message has.
+    pub message_id: Option<&'a str>,
+}
+
+impl Sought<'_> {
+    fn filter(&self) -> Value {
+        match self.message_id {
+            Some(id) => json!({"header": ["Message-ID", id]}),
+            None => json!({
+                "after": self.received_at,
+                "before": a_second_later(self.received_at),
+                "minSize": self.bytes,
+                "maxSize": self.bytes + 1,
+            }),
+        }
+    }
+}
+
+impl Jmap {
+    pub(super) async fn emails(
+        &self,
+        server: &Server,
+        ids: &[&str],
+    ) -> Result<Vec<Email>, Refusal> {
+        let ids: BTreeSet<_> = ids.iter().copied().collect();
+        let ids: Vec<_> = ids.into_iter().collect();
+        let mut found = Vec::with_capacity(ids.len());
+        for some in ids.chunks(server.limits.max_objects_in_get.max(1) as usize) {
+            let body = self
+                .call(server, vec![("Email/get", properties(json!(some)), "g")])
+                .await?;
+            found.extend(Answers::parse(&body)?.take::<EmailList>("g")?.list);
+        }
+        Ok(found)
+    }
+
+    pub(super) async fn held(&self, copies: &[StoredCopy]) -> Result<Vec<bool>, Refusal> {
+        let known = self.known().await?;
+        let server = &known.server;
+        let ids: Vec<_> = copies.iter().map(|copy| copy.remote_id.as_str()).collect();
+        let found = self.emails(server, &ids).await?;
+        let found: BTreeMap<_, _> = found.iter().map(|email| (&*email.id, email)).collect();
+        let holds = |copy: &StoredCopy| {
+            let email = found.get(&*copy.remote_id);
+            email.is_some_and(|e| !server.sightings || e.blob_id == blob_id(&copy.k1))
+        };
+        Ok(copies.iter().map(holds).collect())
+    }
+
+    /// Is this e-mail that message, byte for byte? Equal blob ids say so at no cost, otherwise its bytes are read.
+    async fn is_same(
+        &self,
+        server: &Server,
+        email: &Email,
+        sought: &Sought<'_>,
+    ) -> Result<bool, Refusal> {
+        if email.blob_id == sought.blob_id {
+            return Ok(true);
+        }
+        if email.size != sought.bytes {
+            return Ok(false);
+        }
+        if sought.bytes > COMPARE_BYTES_MAX {
+            return Ok(email.received_at == sought.received_at);
+        }
+        let k1 = self
+            .k1_of_blob(server, &email.blob_id, sought.bytes)
+            .await?;
+        Ok(k1 == sought.k1)
+    }
+
+    /// The e-mail that the server named instead of taking ours. A server may take a message for known by its Message-ID
+    /// alone (RFC 8621 section 4.8): other bytes under that id are not our copy.
+    pub(super) async fn confirm_existing(
+        &self,
+        known: &Known,
+        emails: &[Email],
+        id: &str,
+        sought: &Sought<'_>,
+    ) -> Result<(), Refusal> {
+        let Some(email) = emails.iter().find(|email| email.id == id) else {
+            let why = format!("alreadyExists as {id}, which is not there");
+            return Err(Refusal::new(Verdict::Failed, why));
+        };
+        match self.is_same(&known.server, email, sought).await? {
+            true => Ok(()),
+            false => Err(Refusal::new(
+                Verdict::Refused,
+                format!("the server takes the message for its {id}, which has other bytes"),
+            )),
+        }
+    }
+
+    /// Puts e-mails that are elsewhere into a mailbox too; answers what could not be.
+    pub(super) async fn place(
+        &self,
+        server: &Server,
+        emails: &[Email],
+        mailbox: &str,
+    ) -> Result<BTreeMap<String, SetError>, Refusal> {
+        let elsewhere = emails
+            .iter()
+            .filter(|email| !email.mailbox_ids.contains_key(mailbox));
+        let update: BTreeMap<_, _> = elsewhere
+            .map(|email| (&email.id, json!({format!("mailboxIds/{mailbox}"): true})))
+            .collect();
+        if update.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let body = self
+            .call(server, vec![("Email/set", json!({"update": update}), "u")])
+            .await?;
+        let updated: Updated = Answers::parse(&body)?.take("u")?;
+        Ok(updated.not_updated.unwrap_or_default())
+    }
+
+    /// Finds messages that an earlier attempt may have brought, by the time of receipt that we gave them and their size;
+    /// answers the e-mail id for each that is there.
+    pub(super) async fn look_up(
+        &self,
+        server: &Server,
+        sought: &[Sought<'_>],
+    ) -> Result<Vec<Option<String>>, Refusal> {
+        let mut found = Vec::with_capacity(sought.len());
+        let pair = 2;
+        let a_request = (server.limits.max_calls_in_request as usize / pair).max(1);
+        for some in sought.chunks(a_request) {
+            let mut calls = Vec::new();
+            let ids: Vec<_> = (0..some.len())
+                .map(|i| (format!("q{i}"), format!("g{i}")))
+                .collect();
+            for (message, (query, fetch)) in some.iter().zip(&ids) {
+                let arguments = json!({"filter": message.filter(), "limit": CANDIDATES_MAX});
+                calls.push(("Email/query", arguments, query.as_str()));
+                let mut of_query = properties(Value::Null);
+                if let Some(arguments) = of_query.as_object_mut() {
+                    arguments.remove("ids");
+                }
+                of_query["#ids"] =
+                    json!({"resultOf": query, "name": "Email/query", "path": "/ids"});
+                calls.push(("Email/get", of_query, fetch.as_str()));
+            }
+            let body = self.call(server, calls).await?;
+            let answers = Answers::parse(&body)?;
+            for (message, (_, fetch)) in some.iter().zip(&ids) {
+                let candidates = answers.take::<EmailList>(fetch)?.list;
+                let mut same = None;
+                for email in &candidates {
+                    if self.is_same(server, email, message).await? {
+                        same = Some(email.id.clone());
+                        break;
+                    }
+                }
+                found.push(same);
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn properties(ids: Value) -> Value {
+    json!({"ids": ids, "properties": ["id", "blobId", "size", "mailboxIds", "receivedAt"]})
+}
+
+/// The end of the window in which a server that keeps whole seconds finds its e-mail.
+fn a_second_later(utc_date: &str) -> String {
+    let at: jiff::Timestamp = utc_date.parse().unwrap_or_default();
+    UnixMillis(at.as_millisecond() as u64 + 1000)
+        .to_rfc3339()
+        .replace(".000Z", "Z")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_window_of_a_look_up_is_one_second() {
+        assert_eq!(
+            a_second_later("2015-12-31T23:59:59Z"),
+            "2016-01-01T00:00:00Z"
+        );
+    }
+}
