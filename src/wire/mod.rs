@@ -1,1 +1,3 @@
-//! wire
+//! Protocols as pure state machines: bytes in, bytes and steps out. No sockets, no clock, no files.
+
+pub mod smtp;

@@ -1,0 +1,110 @@
+//! Whose name an AUTH dialogue carries (RFC 4954). The login is kept for the sighting; the secret is never stored: each
+//! line is decoded, the name copied out, the rest dropped.
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+
+use crate::message::WireText;
+
+/// Watches one dialogue.
+#[derive(Debug)]
+pub struct AuthWatch {
+    mechanism: Mechanism,
+    login: Option<WireText>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mechanism {
+    Plain,
+    /// `LOGIN` before its first answer, which is the name; the second is the password.
+    Login,
+    LoginNamed,
+    /// `XOAUTH2` and `OAUTHBEARER`.
+    Bearer,
+    Other,
+}
+
+impl AuthWatch {
+    /// `argument` is that of the AUTH command: the mechanism, perhaps an initial response.
+    pub fn begin(argument: &[u8]) -> Self {
+        let mut words = argument
+            .split(u8::is_ascii_whitespace)
+            .filter(|w| !w.is_empty());
+        let mechanism = match words.next().unwrap_or_default().to_ascii_uppercase().as_slice() {
+            b"PLAIN" => Mechanism::Plain,
+            b"LOGIN" => Mechanism::Login,
+            b"XOAUTH2" | b"OAUTHBEARER" => Mechanism::Bearer,
+            _ => Mechanism::Other,
+        };
+        let mut this = Self {
+            mechanism,
+            login: None,
+        };
+        if let Some(initial) = words.next() {
+            this.answer(initial);
+        }
+        this
+    }
+
+    /// A line that the client sent in answer to a 334.
+    pub fn answer(&mut self, line: &[u8]) {
+        if matches!(self.mechanism, Mechanism::Other | Mechanism::LoginNamed) {
+            return;
+        }
+        let Ok(decoded) = STANDARD.decode(line.trim_ascii()) else {
+            return;
+        };
+        let name = match self.mechanism {
+            // authorisation identity NUL authentication identity NUL password (RFC 4616)
+            Mechanism::Plain => decoded.split(|b| *b == 0).nth(1).map(<[u8]>::to_vec),
+            Mechanism::Login => {
+                self.mechanism = Mechanism::LoginNamed;
+                Some(decoded)
+            }
+            // user=NAME ^A auth=Bearer …, or n,a=NAME,^A … (RFC 7628)
+            Mechanism::Bearer => decoded
+                .split(|b| matches!(b, 1 | b','))
+                .find_map(|part| part.strip_prefix(b"user=").or(part.strip_prefix(b"a=")))
+                .map(<[u8]>::to_vec),
+            Mechanism::LoginNamed | Mechanism::Other => None,
+        };
+        self.login = name.filter(|n| !n.is_empty()).map(WireText::from);
+    }
+
+    /// The name, once the next hop has said 235.
+    pub fn into_login(self) -> Option<WireText> {
+        self.login
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn login(argument: &str, answers: &[&[u8]]) -> Option<String> {
+        let mut watch = AuthWatch::begin(argument.as_bytes());
+        for answer in answers {
+            watch.answer(STANDARD.encode(answer).as_bytes());
+        }
+        watch.into_login().map(|l| l.to_string())
+    }
+
+    #[test]
+    fn the_name_is_found_and_the_secret_is_not() {
+        let initial = STANDARD.encode(b"\0anna\0secret");
+        assert_eq!(login(&format!("PLAIN {initial}"), &[]).as_deref(), Some("anna"));
+        assert_eq!(login("plain", &[b"\0anna\0secret"]).as_deref(), Some("anna"));
+        assert_eq!(login("LOGIN", &[b"anna", b"secret"]).as_deref(), Some("anna"));
+        let bearer = b"user=anna@example.org\x01auth=Bearer secret\x01\x01";
+        assert_eq!(
+            login("XOAUTH2", &[bearer]).as_deref(),
+            Some("anna@example.org")
+        );
+        let bearer = b"n,a=anna@example.org,\x01auth=Bearer secret\x01\x01";
+        assert_eq!(
+            login("OAUTHBEARER", &[bearer]).as_deref(),
+            Some("anna@example.org")
+        );
+        assert_eq!(login("CRAM-MD5", &[b"anna 0123"]), None);
+        assert_eq!(login("PLAIN =", &[b"nonsense"]), None);
+    }
+}

@@ -1,0 +1,163 @@
+//! A message's content by BDAT (RFC 3030). Chunks pass as they came; the end that is held back is the last byte of the
+//! last chunk, or its command line where it is empty.
+
+use super::*;
+use crate::wire::smtp::command::Command;
+
+/// The chunk that the client is sending.
+#[derive(Debug)]
+pub(super) struct Chunk {
+    remaining: u64,
+    last: bool,
+    /// Thrown away; the reply when it is complete.
+    refused: Option<Vec<u8>>,
+}
+
+impl Relay {
+    /// False: the line has to wait.
+    pub(super) fn begin_chunk(&mut self, line: &[u8], command: &Command<'_>) -> bool {
+        let Some((size, last)) = command.chunk() else {
+            // How many bytes follow is not known, so nothing behind this can be read.
+            self.refuse_and_close(Failure::ChunkMalformed);
+            return true;
+        };
+        if !self.next_hop.chunking {
+            // A next hop without CHUNKING would read the chunk as commands.
+            self.discard_chunk(size, last);
+            return true;
+        }
+        if self.transaction.chunks.is_none() {
+            self.transaction.chunks = Some(ChunkDecoder::default());
+            self.suspended = true;
+            self.steps.push_back(Step::BeginCopy);
+        }
+        if last && size == 0 {
+            self.held_end.extend_from_slice(line);
+            self.held_end.extend_from_slice(b"\r\n");
+        } else {
+            self.to_upstream.extend_from_slice(line);
+            self.to_upstream.extend_from_slice(b"\r\n");
+        }
+        self.awaited.push_back(if last {
+            Awaited::LastChunk(0)
+        } else {
+            Awaited::Chunk
+        });
+        self.input = Input::Chunk(Chunk {
+            remaining: size,
+            last,
+            refused: None,
+        });
+        true
+    }
+
+    pub(super) fn discard_chunk(&mut self, size: u64, last: bool) {
+        let reply = Failure::ChunkOutOfOrder.with_id(None).into_bytes();
+        self.input = Input::Chunk(Chunk {
+            remaining: size,
+            last,
+            refused: Some(reply),
+        });
+    }
+
+    /// Is a chunk complete without another byte?
+    pub(super) fn chunk_is_due(&self) -> bool {
+        matches!(&self.input, Input::Chunk(chunk) if chunk.remaining == 0)
+    }
+
+    pub(super) fn chunk(&mut self, bytes: &[u8]) -> usize {
+        let Input::Chunk(chunk) = &mut self.input else {
+            return 0;
+        };
+        let taken = usize::try_from(chunk.remaining).map_or(bytes.len(), |n| n.min(bytes.len()));
+        chunk.remaining -= taken as u64;
+        let (ends, last) = (chunk.remaining == 0, chunk.last);
+        if chunk.refused.is_none() && self.transaction.spoiled.is_none() {
+            self.pass_chunk(&bytes[..taken], ends, last);
+        }
+        if ends {
+            self.end_chunk();
+        }
+        taken
+    }
+
+    fn pass_chunk(&mut self, piece: &[u8], ends: bool, last: bool) {
+        let from = self.copy.len();
+        let transaction = &mut self.transaction;
+        let decoded = match &mut transaction.chunks {
+            Some(decoder) if !transaction.binary => {
+                let decoded = decoder.decode(piece, ends, ends && last, &mut self.copy);
+                transaction.replaced = decoder.saw_bare();
+                decoded
+            }
+            _ => {
+                self.copy.extend_from_slice(piece);
+                Ok(())
+            }
+        };
+        transaction.bytes += (self.copy.len() - from) as u64;
+        if decoded.is_err() {
+            return self.spoil(Failure::BareLineEnd, None);
+        }
+        let passed = &self.copy[from..];
+        match passed.split_last() {
+            Some((end, before)) if ends && last => {
+                self.to_upstream.extend_from_slice(before);
+                self.held_end.push(*end);
+            }
+            _ => self.to_upstream.extend_from_slice(passed),
+        }
+        if !self.transaction.copying {
+            self.copy.truncate(from);
+        }
+        self.judge_content(self.transaction.replaced);
+    }
+
+    fn end_chunk(&mut self) {
+        let Input::Chunk(chunk) = std::mem::replace(&mut self.input, Input::Commands) else {
+            return;
+        };
+        if let Some(reply) = chunk.refused {
+            return self.answer(reply);
+        }
+        if let Some(reply) = self.transaction.spoiled.take() {
+            let replies = self.transaction.replies(self.rules.dialect);
+            let replies = if chunk.last { replies } else { 1 };
+            // The chunk's own reply is `reply`.
+            self.awaited.pop_back();
+            self.answer_awaited();
+            return self.say_spoiled(&reply, replies);
+        }
+        if chunk.last {
+            self.barrier = Barrier::LastChunk;
+            self.last_chunk_due();
+        }
+    }
+
+    /// The copy ends once every earlier reply is in: only then is it known who will get the message.
+    pub(super) fn last_chunk_due(&mut self) {
+        if self.awaited.len() > 1 {
+            return;
+        }
+        self.barrier = Barrier::None;
+        let transaction = &self.transaction;
+        let wanted = transaction.open && transaction.accepted > 0 && !transaction.chunk_refused;
+        let replies = transaction.replies(self.rules.dialect);
+        if let Some(Awaited::LastChunk(n)) = self.awaited.front_mut() {
+            *n = replies;
+        }
+        if transaction.copying && wanted {
+            if !self.rules.hold_end {
+                self.pass_end();
+            }
+            self.suspended = true;
+            self.steps.push_back(Step::EndCopy);
+            return;
+        }
+        if transaction.copying {
+            self.transaction.copying = false;
+            self.steps.push_back(Step::DropCopy("rejected"));
+        }
+        self.pass_end();
+    }
+}

@@ -1,0 +1,304 @@
+//! What the client says between messages.
+
+use super::{transaction::Sender, *};
+use crate::{
+    message::Recipient,
+    wire::smtp::{
+        command::{Command, Verb, decimal},
+        xforward,
+    },
+};
+
+impl Relay {
+    /// Takes bytes from the client and returns how many. What is left over is to be offered again, with what follows
+    /// it, once [`Relay::takes_client`]; an empty offer lets a line go on that waited for a barrier.
+    pub fn receive_client(&mut self, bytes: &[u8]) -> usize {
+        let mut at = 0;
+        while self.takes_client() {
+            if self.line_waits {
+                let line = std::mem::take(&mut self.line);
+                self.line_waits = !self.whole_line(&line, at < bytes.len());
+                self.line = line;
+                if !self.line_waits {
+                    self.line.clear();
+                }
+                continue;
+            }
+            let rest = &bytes[at..];
+            if rest.is_empty() && !self.chunk_is_due() {
+                break;
+            }
+            at += match self.input {
+                Input::Data(_) => self.data(rest),
+                Input::Chunk(_) => self.chunk(rest),
+                Input::Overlong => self.overlong(rest),
+                Input::Commands | Input::Dialogue => match memchr::memchr(b'\n', rest) {
+                    None => self.partial_line(rest),
+                    Some(end) if self.line.len() + end > self.rules.line_bytes_max => {
+                        self.too_long();
+                        continue;
+                    }
+                    Some(end) if self.line.is_empty() => {
+                        let behind = rest.len() > end + 1;
+                        if self.whole_line(&rest[..end], behind) {
+                            end + 1
+                        } else {
+                            // A barrier: the line stays unread.
+                            0
+                        }
+                    }
+                    Some(end) => {
+                        self.line.extend_from_slice(&rest[..end]);
+                        self.line_waits = true;
+                        end + 1
+                    }
+                },
+            };
+        }
+        at
+    }
+
+    /// Does a whole line wait that no new byte will announce?
+    pub fn has_waiting_line(&self) -> bool {
+        self.line_waits
+    }
+
+    fn partial_line(&mut self, rest: &[u8]) -> usize {
+        if self.line.len() + rest.len() > self.rules.line_bytes_max {
+            self.too_long();
+        } else {
+            self.line.extend_from_slice(rest);
+        }
+        rest.len()
+    }
+
+    fn too_long(&mut self) {
+        self.line.clear();
+        if let Input::Dialogue = self.input {
+            // The next hop waits for this very line, so there is no going on without it.
+            return self.refuse_and_close(Failure::LineTooLong);
+        }
+        self.input = Input::Overlong;
+    }
+
+    fn overlong(&mut self, rest: &[u8]) -> usize {
+        match memchr::memchr(b'\n', rest) {
+            None => rest.len(),
+            Some(end) => {
+                self.input = Input::Commands;
+                self.refuse(Failure::LineTooLong);
+                end + 1
+            }
+        }
+    }
+
+    /// `line` has no LF any more. False: it has to wait for a barrier that now stands. `behind`: more bytes follow.
+    fn whole_line(&mut self, line: &[u8], behind: bool) -> bool {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if let Input::Dialogue = self.input {
+            if let Some(auth) = &mut self.auth {
+                auth.answer(line);
+            }
+            self.input = Input::Commands;
+            self.pass(line, Awaited::Auth);
+            self.barrier = Barrier::Replies;
+            return true;
+        }
+        // A laxer next hop might take it for a line end, and hear a command that we did not.
+        if memchr::memchr(b'\r', line).is_some() {
+            self.refuse(Failure::BareCrInCommand);
+            return true;
+        }
+        let command = Command::parse(line);
+        if self.upstream_gone {
+            self.alone(&command);
+            return true;
+        }
+        self.command(line, &command, behind)
+    }
+
+    /// What is said after the next hop was dropped in the middle of a message: enough for the client to leave, or to
+    /// come again on a new connection.
+    fn alone(&mut self, command: &Command<'_>) {
+        match command.verb {
+            Verb::Quit => {
+                self.to_client.extend_from_slice(b"221 2.0.0 Bye\r\n");
+                self.closing = true;
+            }
+            Verb::Noop | Verb::Rset => self.to_client.extend_from_slice(b"250 2.0.0 Ok\r\n"),
+            Verb::Bdat => match command.chunk() {
+                Some((size, last)) => self.discard_chunk(size, last),
+                None => self.refuse_and_close(Failure::ChunkMalformed),
+            },
+            _ => {
+                let reply = Failure::UpstreamLost.with_id(None);
+                self.to_client.extend_from_slice(reply.as_bytes());
+                self.closing = true;
+            }
+        }
+    }
+
+    fn command(&mut self, line: &[u8], command: &Command<'_>, behind: bool) -> bool {
+        match command.verb {
+            Verb::Ehlo | Verb::Lhlo | Verb::Helo => {
+                let verb = match command.verb {
+                    Verb::Ehlo => "ESMTP",
+                    Verb::Lhlo => "LMTP",
+                    _ => "SMTP",
+                };
+                let name = WireText::from(command.argument);
+                self.pass(line, Awaited::Hello { name, verb });
+            }
+            Verb::Mail => return self.mail(line, command),
+            Verb::Rcpt => {
+                if self.named >= self.rules.recipients_max {
+                    self.refuse(Failure::TooManyRecipients);
+                    return true;
+                }
+                self.named += 1;
+                let path = command.path();
+                let recipient = Recipient {
+                    address: path.address.into(),
+                    parameters: path.parameters.into(),
+                    ..Recipient::default()
+                };
+                self.pass(line, Awaited::Rcpt(recipient));
+            }
+            Verb::Data => {
+                self.pass(line, Awaited::Data);
+                self.barrier = Barrier::Replies;
+            }
+            Verb::Bdat => return self.begin_chunk(line, command),
+            Verb::Rset => self.pass(line, Awaited::Rset),
+            Verb::StartTls => return self.starttls(behind),
+            Verb::Auth => {
+                self.auth = Some(AuthWatch::begin(command.argument));
+                self.pass(line, Awaited::Auth);
+                self.barrier = Barrier::Replies;
+            }
+            Verb::Xforward if !self.trusted => self.refuse(Failure::NotTrusted),
+            Verb::Xforward if self.next_hop.xforward.is_some() => {
+                self.pass(line, Awaited::Xforward(command.argument.to_vec()));
+            }
+            Verb::Xforward => {
+                self.awaited
+                    .push_back(Awaited::LocalXforward(command.argument.to_vec()));
+                self.due_locals();
+            }
+            Verb::Xclient if !self.trusted => self.refuse(Failure::NotTrusted),
+            Verb::Xclient if self.next_hop.xclient.is_some() => {
+                self.pass(line, Awaited::Xclient(command.argument.to_vec()));
+                self.barrier = Barrier::Replies;
+            }
+            Verb::Xclient => {
+                if !self.awaited.is_empty() {
+                    self.barrier = Barrier::Replies;
+                    return false;
+                }
+                self.take_xclient(command.argument);
+                let greeting = format!("220 {} ESMTP\r\n", self.rules.hostname);
+                self.to_client.extend_from_slice(greeting.as_bytes());
+                // What the next hop knows of the client before is over for it too.
+                self.to_upstream.extend_from_slice(b"RSET\r\n");
+                self.awaited.push_back(Awaited::Ours);
+            }
+            Verb::Quit => self.pass(line, Awaited::Quit),
+            Verb::Noop | Verb::Other => self.pass(line, Awaited::Other),
+        }
+        true
+    }
+
+    fn mail(&mut self, line: &[u8], command: &Command<'_>) -> bool {
+        let path = command.path();
+        let limit = self.rules.message_bytes_max;
+        let declared = path.parameter(b"SIZE").and_then(decimal);
+        if limit > 0 && declared.is_some_and(|size| size > limit) {
+            self.refuse(Failure::MessageTooLarge);
+            return true;
+        }
+        if !self.tell_client() {
+            return false;
+        }
+        self.named = 0;
+        let binary = path
+            .parameter(b"BODY")
+            .is_some_and(|body| body.eq_ignore_ascii_case(b"BINARYMIME"));
+        let sender = Sender {
+            address: path.address.into(),
+            parameters: path.parameters.into(),
+            binary,
+        };
+        self.pass(line, Awaited::Mail(Box::new(sender)));
+        true
+    }
+
+    /// Before MAIL, XFORWARD with what we know of the client, where that is asked for and can be taken. False: wait for
+    /// its reply.
+    fn tell_client(&mut self) -> bool {
+        // What a trusted peer says of its client has been passed on already.
+        let wanted = self.rules.tell_client == TellClient::Xforward
+            && !self.told_client
+            && self.forwarded.is_none();
+        let Some(allowed) = self.next_hop.xforward.as_ref().filter(|_| wanted) else {
+            return true;
+        };
+        self.told_client = true;
+        let client = Client {
+            source: Some("REMOTE".into()),
+            ..self.client.clone()
+        };
+        xforward::command(
+            "XFORWARD",
+            &xforward::ATTRIBUTES,
+            &client,
+            allowed,
+            &mut self.to_upstream,
+        );
+        self.awaited.push_back(Awaited::Ours);
+        self.barrier = Barrier::Replies;
+        false
+    }
+
+    fn starttls(&mut self, behind: bool) -> bool {
+        if !self.rules.starttls || self.client.tls.is_some() {
+            self.refuse(Failure::StarttlsUnavailable);
+            return true;
+        }
+        if behind {
+            // Sent in clear by whoever, to be read as if it had come through TLS (CVE-2011-0411).
+            self.refuse_and_close(Failure::StarttlsInjection);
+            return true;
+        }
+        if !self.awaited.is_empty() {
+            self.barrier = Barrier::Replies;
+            return false;
+        }
+        if self.transaction.open || self.client.login.is_some() {
+            self.refuse(Failure::StarttlsTooLate);
+            return true;
+        }
+        self.to_client
+            .extend_from_slice(b"220 2.0.0 Ready to start TLS\r\n");
+        self.suspended = true;
+        self.steps.push_back(Step::SecureClient);
+        true
+    }
+
+    /// The command goes on as it came; its line end is CRLF whatever it was, so that both ends count the same lines.
+    pub(super) fn pass(&mut self, line: &[u8], awaited: Awaited) {
+        self.to_upstream.extend_from_slice(line);
+        self.to_upstream.extend_from_slice(b"\r\n");
+        self.awaited.push_back(awaited);
+    }
+
+    pub(super) fn take_xclient(&mut self, argument: &[u8]) {
+        xforward::apply(argument, &mut self.client);
+        if xforward::names_address(argument) {
+            // The session is that client's now, and so are its rights.
+            self.trusted = false;
+        }
+        self.forwarded = None;
+        self.transaction.reset();
+        self.next_hop = NextHop::default();
+    }
+}

@@ -1,0 +1,221 @@
+//! A message's content by DATA, and the end of any content.
+
+use super::*;
+use crate::wire::smtp::Dialect;
+
+/// What the copying of a message came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Copied {
+    /// It is safe; for role `journal`, our own reply to the client in the place of the inner next hop's.
+    Safe { reply: Option<Vec<u8>> },
+    /// It is not, and the message must not pass (`tempfail`): the id for the reply.
+    Failed { id: String },
+    /// It is not, and the message passes all the same (`pass`).
+    Gap,
+}
+
+impl Relay {
+    /// The next hop said 354. The client hears it once the copy has begun.
+    pub(super) fn begin_data(&mut self, reply: &[u8]) {
+        if self.transaction.accepted == 0 {
+            // Nobody will get it, so there is nothing to copy; the client may only end it (RFC 2920 section 3.1).
+            self.to_client.extend_from_slice(reply);
+            self.input = Input::Data(Box::default());
+            return;
+        }
+        self.held_reply = reply.to_vec();
+        self.suspended = true;
+        self.steps.push_back(Step::BeginCopy);
+    }
+
+    /// The answer to [`Step::BeginCopy`].
+    pub fn copy_begun(&mut self, copied: Copied) {
+        self.suspended = false;
+        let by_chunks = self.transaction.chunks.is_some();
+        match copied {
+            Copied::Safe { .. } => self.transaction.copying = true,
+            Copied::Gap => {}
+            Copied::Failed { id } if by_chunks => {
+                return self.spoil(Failure::CaptureFailed, Some(&id));
+            }
+            Copied::Failed { id } => {
+                self.steps.push_back(Step::Failed(Failure::CaptureFailed));
+                self.steps.push_back(Step::DropCopy("failed"));
+                self.held_reply.clear();
+                self.drop_upstream();
+                let reply = Failure::CaptureFailed.with_id(Some(&id));
+                self.to_client.extend_from_slice(reply.as_bytes());
+                self.end_transaction();
+                self.barrier = Barrier::None;
+                return;
+            }
+        }
+        if !by_chunks {
+            self.to_client.append(&mut self.held_reply);
+            self.input = Input::Data(Box::default());
+            self.barrier = Barrier::None;
+        }
+    }
+
+    pub(super) fn data(&mut self, bytes: &[u8]) -> usize {
+        let Input::Data(state) = &mut self.input else {
+            return 0;
+        };
+        let (decoder, stuffer) = &mut **state;
+        let from = self.copy.len();
+        let decoded = decoder.decode(bytes, &mut self.copy);
+        let bare = decoder.saw_bare();
+        self.transaction.bytes += (self.copy.len() - from) as u64;
+        if self.transaction.spoiled.is_none() {
+            stuffer.stuff(&self.copy[from..], &mut self.to_upstream);
+            self.transaction.replaced = bare;
+            self.judge_content(bare);
+        }
+        if !self.transaction.copying {
+            self.copy.truncate(from);
+        }
+        if decoded.ended {
+            self.input = Input::Commands;
+            self.content_complete();
+        }
+        decoded.consumed
+    }
+
+    /// Refuses content that breaks a rule; it is read to its end all the same, so that both sides stay in step.
+    pub(super) fn judge_content(&mut self, bare: bool) {
+        let limit = self.rules.message_bytes_max;
+        if bare && self.rules.role == Role::Proxy {
+            self.spoil(Failure::BareLineEnd, None);
+        } else if limit > 0 && self.transaction.bytes > limit {
+            self.spoil(Failure::MessageTooLarge, None);
+        }
+    }
+
+    /// From here on the content is thrown away. The next hop never hears its end.
+    pub(super) fn spoil(&mut self, failure: Failure, id: Option<&str>) {
+        self.steps.push_back(Step::Failed(failure));
+        self.spoil_as(
+            failure.with_id(id).into_bytes(),
+            match failure {
+                Failure::CaptureFailed => "failed",
+                Failure::UpstreamLostInMessage => "aborted",
+                _ => "rejected",
+            },
+        );
+    }
+
+    pub(super) fn spoil_with(&mut self, reply: Vec<u8>) {
+        self.spoil_as(reply, "rejected");
+    }
+
+    fn spoil_as(&mut self, reply: Vec<u8>, outcome: &'static str) {
+        self.transaction.spoiled = Some(reply);
+        self.transaction.copying = false;
+        self.copy.clear();
+        self.steps.push_back(Step::DropCopy(outcome));
+        self.drop_upstream();
+    }
+
+    /// The shell could not write to the copy. True where the message passes all the same.
+    pub fn copy_failed(&mut self, copied: Copied) {
+        match copied {
+            Copied::Failed { id } if self.transaction.spoiled.is_none() => {
+                self.spoil(Failure::CaptureFailed, Some(&id));
+            }
+            _ => {
+                self.transaction.copying = false;
+                self.copy.clear();
+            }
+        }
+    }
+
+    /// All of DATA's content is here, and none of its end has been passed on.
+    fn content_complete(&mut self) {
+        let replies = self.transaction.replies(self.rules.dialect);
+        if let Some(reply) = self.transaction.spoiled.take() {
+            self.say_spoiled(&reply, replies);
+            return;
+        }
+        self.held_end.extend_from_slice(b".\r\n");
+        if !self.transaction.copying {
+            self.pass_end();
+            return;
+        }
+        if !self.rules.hold_end {
+            self.pass_end();
+        }
+        self.suspended = true;
+        self.steps.push_back(Step::EndCopy);
+    }
+
+    pub(super) fn say_spoiled(&mut self, reply: &[u8], replies: usize) {
+        let count = match self.rules.dialect {
+            Dialect::Smtp => 1,
+            Dialect::Lmtp => replies,
+        };
+        for _ in 0..count {
+            self.to_client.extend_from_slice(reply);
+        }
+        self.end_transaction();
+    }
+
+    /// Says something to each command whose reply the dropped next hop will never give, so that the client, who counts,
+    /// takes no reply for another's.
+    pub(super) fn answer_awaited(&mut self) {
+        self.due_locals();
+        while self.awaited.pop_front().is_some() {
+            let reply = Failure::UpstreamLostInMessage.with_id(None);
+            self.to_client.extend_from_slice(reply.as_bytes());
+            self.due_locals();
+        }
+    }
+
+    /// What is held of the end goes out, and the fate is awaited.
+    pub(super) fn pass_end(&mut self) {
+        self.to_upstream.append(&mut self.held_end);
+        if self.transaction.chunks.is_none() {
+            let replies = self.transaction.replies(self.rules.dialect);
+            self.awaited.push_back(Awaited::Content(replies));
+        }
+    }
+
+    /// The facts for the sighting, once, at [`Step::EndCopy`].
+    pub fn take_ended(&mut self) -> Ended {
+        let transaction = &mut self.transaction;
+        Ended {
+            envelope: std::mem::take(&mut transaction.envelope),
+            client: self.client().clone(),
+            replaced: self.transaction.replaced,
+            bytes: self.transaction.bytes,
+        }
+    }
+
+    /// The answer to [`Step::EndCopy`].
+    pub fn copy_ended(&mut self, copied: Copied) {
+        self.suspended = false;
+        self.transaction.copying = false;
+        match copied {
+            Copied::Safe { reply } => {
+                self.own_reply = reply;
+                if !self.held_end.is_empty() {
+                    self.pass_end();
+                }
+            }
+            Copied::Gap => {
+                if !self.held_end.is_empty() {
+                    self.pass_end();
+                }
+            }
+            Copied::Failed { id } => {
+                let replies = self.transaction.replies(self.rules.dialect);
+                self.held_end.clear();
+                self.awaited.clear(); // at most the last chunk's own
+                self.steps.push_back(Step::Failed(Failure::CaptureFailed));
+                self.steps.push_back(Step::DropCopy("failed"));
+                self.drop_upstream();
+                let reply = Failure::CaptureFailed.with_id(Some(&id));
+                self.say_spoiled(reply.as_bytes(), replies);
+            }
+        }
+    }
+}
