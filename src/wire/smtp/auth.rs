@@ -29,7 +29,12 @@ impl AuthWatch {
         let mut words = argument
             .split(u8::is_ascii_whitespace)
             .filter(|w| !w.is_empty());
-        let mechanism = match words.next().unwrap_or_default().to_ascii_uppercase().as_slice() {
+        let mechanism = match words
+            .next()
+            .unwrap_or_default()
+            .to_ascii_uppercase()
+            .as_slice()
+        {
             b"PLAIN" => Mechanism::Plain,
             b"LOGIN" => Mechanism::Login,
             b"XOAUTH2" | b"OAUTHBEARER" => Mechanism::Bearer,
@@ -91,9 +96,18 @@ mod tests {
     #[test]
     fn the_name_is_found_and_the_secret_is_not() {
         let initial = STANDARD.encode(b"\0anna\0secret");
-        assert_eq!(login(&format!("PLAIN {initial}"), &[]).as_deref(), Some("anna"));
-        assert_eq!(login("plain", &[b"\0anna\0secret"]).as_deref(), Some("anna"));
-        assert_eq!(login("LOGIN", &[b"anna", b"secret"]).as_deref(), Some("anna"));
+        assert_eq!(
+            login(&format!("PLAIN {initial}"), &[]).as_deref(),
+            Some("anna")
+        );
+        assert_eq!(
+            login("plain", &[b"\0anna\0secret"]).as_deref(),
+            Some("anna")
+        );
+        assert_eq!(
+            login("LOGIN", &[b"anna", b"secret"]).as_deref(),
+            Some("anna")
+        );
         let bearer = b"user=anna@example.org\x01auth=Bearer secret\x01\x01";
         assert_eq!(
             login("XOAUTH2", &[bearer]).as_deref(),

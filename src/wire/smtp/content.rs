@@ -311,9 +311,9 @@ mod tests {
 
     fn chunk(pieces: &[(&[u8], bool, bool)]) -> (Vec<u8>, bool) {
         let (mut decoder, mut out) = (ChunkDecoder::default(), Vec::new());
-        let late = pieces
-            .iter()
-            .any(|(piece, chunk, content)| decoder.decode(piece, *chunk, *content, &mut out).is_err());
+        let late = pieces.iter().any(|(piece, chunk, content)| {
+            decoder.decode(piece, *chunk, *content, &mut out).is_err()
+        });
         (out, late)
     }
 

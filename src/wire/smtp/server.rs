@@ -239,7 +239,11 @@ mod tests {
             MAIL FROM:<a@b> BODY=BINARYMIME\r\nRCPT TO:<a@b>\r\nBDAT 2\r\ny\nBDAT 0 LAST\r\nDATA\r\nQUIT\r\n";
         let whole = talk(input, 1000);
         assert_eq!(whole.1, b".x\r\ny\n");
-        assert!(whole.0.ends_with("503 5.5.1 Out of order\r\n221 2.0.0 Bye\r\n"));
+        assert!(
+            whole
+                .0
+                .ends_with("503 5.5.1 Out of order\r\n221 2.0.0 Bye\r\n")
+        );
         for step in [1, 7] {
             assert_eq!(talk(input, step), whole);
         }

@@ -40,7 +40,13 @@ pub fn names_address(argument: &[u8]) -> bool {
 }
 
 /// One command line with those of `attributes` that `allowed` names, `[UNAVAILABLE]` where we know nothing.
-pub fn command(verb: &str, attributes: &[&str], client: &Client, allowed: &[u8], out: &mut Vec<u8>) {
+pub fn command(
+    verb: &str,
+    attributes: &[&str],
+    client: &Client,
+    allowed: &[u8],
+    out: &mut Vec<u8>,
+) {
     out.extend_from_slice(verb.as_bytes());
     for attribute in attributes {
         let announced = allowed
@@ -133,7 +139,10 @@ mod tests {
             b"NAME=spike.porcupine.org ADDR=IPv6:2001:db8::1 PROTO=ESMTP",
             &mut client,
         );
-        apply(b"helo=a+2Bb+zz ident=4TbX1 SOURCE=REMOTE PORT=2525 X=y", &mut client);
+        apply(
+            b"helo=a+2Bb+zz ident=4TbX1 SOURCE=REMOTE PORT=2525 X=y",
+            &mut client,
+        );
         let text = |t: &Option<WireText>| t.as_ref().map(|t| t.to_string());
         assert_eq!(text(&client.name).as_deref(), Some("spike.porcupine.org"));
         assert_eq!(text(&client.address).as_deref(), Some("2001:db8::1"));

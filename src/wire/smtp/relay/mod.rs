@@ -129,7 +129,10 @@ enum Barrier {
 #[derive(Debug)]
 enum Awaited {
     Opening(opening::Opening),
-    Hello { name: WireText, verb: &'static str },
+    Hello {
+        name: WireText,
+        verb: &'static str,
+    },
     Mail(Box<transaction::Sender>),
     Rcpt(crate::message::Recipient),
     Data,
@@ -340,7 +343,8 @@ impl Relay {
             return;
         }
         self.steps.push_back(Step::Failed(failure));
-        if let Some(Awaited::Content(replies) | Awaited::LastChunk(replies)) = self.awaited.front() {
+        if let Some(Awaited::Content(replies) | Awaited::LastChunk(replies)) = self.awaited.front()
+        {
             for _ in 0..*replies {
                 let reply = Failure::UpstreamLostInMessage.with_id(None);
                 self.to_client.extend_from_slice(reply.as_bytes());

@@ -22,8 +22,7 @@ impl Relay {
         match opening {
             Opening::Greeting if !done => {
                 // Its own words: it may say for how long, or why.
-                self.steps
-                    .push_back(Step::Failed(Failure::UpstreamRefused));
+                self.steps.push_back(Step::Failed(Failure::UpstreamRefused));
                 self.to_client.extend_from_slice(reply);
                 self.drop_upstream();
                 self.closing = true;
