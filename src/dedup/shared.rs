@@ -7,7 +7,6 @@ use std::{
 
 use dashmap::{DashMap, Entry as Slot};
 use parking_lot::RwLock;
-use prometheus::{IntCounter, IntGauge};
 use tokio::sync::watch;
 
 use super::{
@@ -17,7 +16,7 @@ use super::{
     store::{Key, Store},
     writer::{Job, Progress, Queue},
 };
-use crate::metrics::Metrics;
+use crate::metrics::{IntCounter, IntGauge, Metrics};
 
 pub(super) struct Shared {
     pub(super) entries: DashMap<Key, Entry>,

@@ -10,6 +10,7 @@ mod envelope;
 pub mod fingerprint;
 pub mod header;
 pub mod journal_report;
+pub mod network;
 #[cfg(test)]
 mod samples;
 mod sighting;
