@@ -13,6 +13,8 @@ mod kit;
 
 /// Dashboard and alert rules name only what is exported; every alert has its case.
 mod grafana;
+/// mailin-embedded, samotop and jmap-client as peers.
+mod interop_crates;
 /// The kit itself: each peer starts and ends, the sink records what the client sent.
 mod kit_self;
 

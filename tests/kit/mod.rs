@@ -13,6 +13,7 @@ pub mod mail;
 pub mod metrics;
 pub mod peer;
 pub mod port;
+pub mod program;
 pub mod sink;
 pub mod vault;
 
