@@ -30,7 +30,7 @@ use tokio::time::timeout;
 pub use secret::{Credentials, Secret, SecretSource};
 pub use upload::Upload;
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// Trust this CA (or self-signed certificate) instead of the system's roots. PEM.
     pub ca_file: Option<PathBuf>,

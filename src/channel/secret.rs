@@ -8,7 +8,7 @@ use reqwest::header::HeaderValue;
 use super::ChannelError;
 
 /// A secret value. Printed in any way, it shows nothing of itself.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
@@ -40,6 +40,8 @@ pub enum SecretSource {
     File(PathBuf),
     /// The name of an environment variable.
     Environment(String),
+    /// In the configuration itself, where the operator allowed it.
+    Inline(Secret),
 }
 
 impl SecretSource {
@@ -57,6 +59,7 @@ impl SecretSource {
                     env::VarError::NotUnicode(_) => "not UTF-8".to_string(),
                 }),
             ),
+            Self::Inline(secret) => ("an inline secret".to_owned(), Ok(secret.0.clone())),
         };
         let value = value.map(|text| text.trim_end_matches(['\r', '\n']).to_string());
         match value {

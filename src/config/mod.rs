@@ -4,6 +4,7 @@
 //! faults. Secrets come from files or the environment and stand in the file itself only where `allow_inline_secrets`
 //! says so. Relative paths start at the file's own folder. Nothing here opens a socket or starts anything.
 
+mod channel;
 mod fault;
 #[allow(dead_code, reason = "front ends and targets are read as they land")]
 mod section;
@@ -18,7 +19,7 @@ use std::{
 
 use toml::de::DeTable;
 
-use crate::{admin, journal};
+use crate::{admin, dedup, journal};
 pub use fault::{ConfigError, Fault};
 use section::{Document, Section};
 use setting::Bytes;
@@ -34,6 +35,7 @@ pub struct Config {
     pub shutdown_timeout: Duration,
     pub admin: Option<admin::Options>,
     pub journal: journal::Options,
+    pub dedup: dedup::Options,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,6 +114,7 @@ fn read_top(mut top: Section<'_>, file: &Path) -> Option<Config> {
     let log = read_log(top.section("log"));
     let admin = read_admin(top.section("admin"));
     let journal = read_journal(top.section("journal"), &data_dir);
+    let dedup = read_dedup(top.section("dedup"), &data_dir);
     top.finish();
     Some(Config {
         file: file.to_owned(),
@@ -120,6 +123,7 @@ fn read_top(mut top: Section<'_>, file: &Path) -> Option<Config> {
         shutdown_timeout,
         admin,
         journal,
+        dedup,
     })
 }
 
@@ -167,6 +171,18 @@ fn read_journal(mut section: Section<'_>, data_dir: &Path) -> journal::Options {
     if options.large_bytes_min > options.segment_bytes / 2 {
         section.complain("large_bytes_min", "at most half of `segment_bytes`");
     }
+    section.finish();
+    options
+}
+
+fn read_dedup(mut section: Section<'_>, data_dir: &Path) -> dedup::Options {
+    let dir = section.path("data_dir");
+    let default = dedup::Options::new(dir.unwrap_or_else(|| data_dir.join("dedup")));
+    let options = dedup::Options {
+        cached_entries_max: section.or("cached_entries_max", default.cached_entries_max),
+        cache_bytes: section.or("cache_bytes", Bytes(default.cache_bytes)).0,
+        dir: default.dir,
+    };
     section.finish();
     options
 }

@@ -157,10 +157,23 @@ impl<'d> Section<'d> {
         found.map(|(_, meaning)| *meaning)
     }
 
-    /// A path; a relative one starts at the configuration file's folder.
+    /// A path; a relative one starts at the configuration file's folder. A leading `${NAME}` stands for an environment
+    /// variable, as systemd's `${CREDENTIALS_DIRECTORY}`.
     pub(super) fn path(&mut self, key: &'static str) -> Option<PathBuf> {
-        let given: PathBuf = self.optional(key)?;
-        Some(self.document.folder.join(given))
+        let given: String = self.optional(key)?;
+        let variable = given
+            .strip_prefix("${")
+            .and_then(|rest| rest.split_once('}'));
+        // An unset one stays as it is written: whoever opens the file names it so.
+        let value = variable.and_then(|(name, rest)| {
+            let value = (self.document.environment)(name)?;
+            Some(PathBuf::from(value + rest))
+        });
+        Some(match value {
+            Some(path) => path,
+            None if variable.is_some() => given.into(),
+            None => self.document.folder.join(given),
+        })
     }
 
     /// The table under `key`: an empty section where there is none.
@@ -237,10 +250,6 @@ impl<'d> Section<'d> {
     fn note(&self, at: Range<usize>, key: &str, found: String, expected: &str) {
         self.document
             .note(at, self.path_of(key), found, expected.to_owned());
-    }
-
-    pub(super) fn environment(&self, name: &str) -> Option<String> {
-        (self.document.environment)(name)
     }
 
     /// Every key of the table must have been asked for.

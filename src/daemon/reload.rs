@@ -50,6 +50,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("log.format", old.log.format != new.log.format),
         ("admin", old.admin != new.admin),
         ("journal", old.journal != new.journal),
+        ("dedup", old.dedup != new.dedup),
     ];
     let differ = parts.into_iter().filter(|(_, differs)| *differs);
     differ.map(|(name, _)| name).collect()

@@ -30,7 +30,7 @@ use crate::{
     metrics::Metrics,
 };
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// A directory of the map's own, made when missing.
     pub dir: PathBuf,

@@ -1,0 +1,111 @@
+//! `[[target]]`: where copies go, and its `[[target.criterion]]` rules.
+
+use super::{
+    channel::read_channel,
+    section::Section,
+    setting::{Bytes, Setting},
+};
+use crate::targets::{BatchLimits, jmap};
+
+/// A target, checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Target {
+    /// Labels its metrics, and is its key in the journal and the dedup map: renaming it makes a new target.
+    pub name: String,
+    pub store: Store,
+}
+
+/// By `type`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Store {
+    Jmap(jmap::Options),
+}
+
+impl Store {
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Jmap(_) => "jmap",
+        }
+    }
+
+    pub fn url(&self) -> &str {
+        match self {
+            Self::Jmap(options) => &options.url,
+        }
+    }
+}
+
+pub(super) fn read_target(mut section: Section<'_>, allow_inline: bool) -> Option<Target> {
+    let name = super::read_name(&mut section);
+    let kind = section.choice("type", &[("jmap", ())]);
+    if !section.has("type") {
+        section.complain("type", "\"jmap\"");
+    }
+    let store = kind.and_then(|()| read_jmap(&mut section, allow_inline));
+    section.finish();
+    Some(Target {
+        name: name?,
+        store: Store::Jmap(store?),
+    })
+}
+
+fn read_jmap(section: &mut Section<'_>, allow_inline: bool) -> Option<jmap::Options> {
+    let default = jmap::Options::default();
+    let url: Option<String> = section.required("url");
+    if let Some(url) = &url
+        && !url.starts_with("https://")
+        && !url.starts_with("http://")
+    {
+        section.complain("url", "https://host/.well-known/jmap");
+    }
+    let sightings = match section.optional::<SightingsMailbox>("sightings_mailbox") {
+        Some(SightingsMailbox(place)) => place,
+        None => default.sightings_mailbox,
+    };
+    let batch = BatchLimits {
+        count: section.or("batch_messages", default.batch.count),
+        bytes: section.or("batch_bytes", Bytes(default.batch.bytes)).0,
+        in_flight: section.or("batches_in_flight", default.batch.in_flight),
+    };
+    for (key, number) in [
+        ("batch_messages", batch.count),
+        ("batches_in_flight", batch.in_flight),
+    ] {
+        if number == 0 {
+            section.complain(key, "at least 1");
+        }
+    }
+    Some(jmap::Options {
+        url: url?,
+        account: section.optional("account"),
+        mailbox: section.or("mailbox", default.mailbox),
+        sightings_mailbox: sightings,
+        keywords: section.or("keywords", default.keywords),
+        batch,
+        channel: read_channel(section, allow_inline),
+    })
+}
+
+impl Setting for jmap::Place {
+    fn expected() -> String {
+        "a path such as \"archive/2026\", or a role such as \"role:archive\"".to_owned()
+    }
+    fn from_value(value: &toml::de::DeValue<'_>) -> Option<Self> {
+        value.as_str()?.parse().ok()
+    }
+}
+
+/// A mailbox, or `"none"`.
+struct SightingsMailbox(Option<jmap::Place>);
+
+impl Setting for SightingsMailbox {
+    fn expected() -> String {
+        format!("\"none\", {}", jmap::Place::expected())
+    }
+    fn from_value(value: &toml::de::DeValue<'_>) -> Option<Self> {
+        if value.as_str() == Some("none") {
+            return Some(Self(None));
+        }
+        jmap::Place::from_value(value).map(|place| Self(Some(place)))
+    }
+}
