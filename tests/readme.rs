@@ -77,3 +77,43 @@ fn metrics_table() -> String {
 fn the_metrics_table_is_what_a_scrape_says() {
     assert_block("metrics", &metrics_table());
 }
+
+/// The table that decides, as the target has it.
+fn answers_table() -> String {
+    use mailtee::targets::jmap::verdict::{Layer, TABLE, Verdict};
+    let mut table = String::from(
+        "| where | the server says | what mailtee does | because |\n|---|---|---|---|\n",
+    );
+    for rule in TABLE {
+        let place = match rule.layer {
+            Layer::Http => "HTTP status",
+            Layer::Request => "JMAP request",
+            Layer::Method => "JMAP method",
+            Layer::Set => "one message",
+        };
+        let does = match rule.verdict {
+            Verdict::Stored => "settles it: the copy is there",
+            Verdict::Unavailable => "waits and tries again; nothing is parked",
+            Verdict::Failed => {
+                "halves the batch; a message alone is tried again, and parked where others pass"
+            }
+            Verdict::TooLarge => "halves the batch; parks a message alone",
+            Verdict::Refused => "parks the message",
+            Verdict::Unauthorized => "stops the target and probes it",
+            Verdict::Rediscover => "reads the session again, then tries again",
+            Verdict::BlobGone => "uploads once more",
+            Verdict::CopyGone => "sends the bytes again",
+        };
+        let said = match rule.said {
+            "" => "anything else".to_owned(),
+            said => format!("`{said}`"),
+        };
+        table += &format!("| {place} | {said} | {does} | {} |\n", rule.because);
+    }
+    table
+}
+
+#[test]
+fn the_answers_table_is_the_one_that_decides() {
+    assert_block("answers", &answers_table());
+}

@@ -1,16 +1,23 @@
 //! `mailtee check`: everything that would go wrong at the start, before it does.
 
-use std::io;
+use std::{io, sync::Arc, time::Duration};
 
 use clap::Args;
 use serde::Serialize;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, time::timeout};
 
 use super::{
     ConfigFile, Format, Verdict,
     output::{self, Row},
 };
-use crate::config::{Config, ConfigError};
+use crate::{
+    config::{Config, ConfigError},
+    daemon,
+    metrics::Metrics,
+};
+
+/// How long a next hop or a target may take to answer.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 #[derive(Debug, Args)]
 #[command(
@@ -91,6 +98,18 @@ async fn look(config: &Config, findings: &mut Vec<Finding>) {
             format!("admin: listen on {}", admin.listen),
             bound.map(drop).map_err(listen_trouble),
         ));
+    }
+    let metrics = Arc::new(Metrics::new());
+    for target in &config.targets {
+        let what = format!("target {}: {}", target.name, target.store.url());
+        let result = match daemon::open_store(target, metrics.clone()) {
+            Err(error) => Err(error.to_string()),
+            Ok(store) => match timeout(PATIENCE, store.probe()).await {
+                Ok(answer) => answer.map_err(|error| error.to_string()),
+                Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
+            },
+        };
+        findings.push(Finding::new(what, result));
     }
 }
 

@@ -97,11 +97,7 @@ const PROXY_PASSWORD: Keys = Keys {
 
 /// At most one of the three keys may be there. The secret is read at the start, not here: a command that only looks at
 /// the journal need not be able to.
-fn read_secret(
-    section: &mut Section<'_>,
-    keys: &Keys,
-    allow_inline: bool,
-) -> Option<SecretSource> {
+fn read_secret(section: &mut Section<'_>, keys: &Keys, allow_inline: bool) -> Option<SecretSource> {
     let file = section.path(keys.file).map(SecretSource::File);
     let environment = section
         .optional(keys.environment)

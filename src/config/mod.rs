@@ -6,9 +6,9 @@
 
 mod channel;
 mod fault;
-#[allow(dead_code, reason = "front ends and targets are read as they land")]
 mod section;
 mod setting;
+mod target;
 
 use std::{
     collections::BTreeSet,
@@ -23,6 +23,7 @@ use crate::{admin, dedup, journal};
 pub use fault::{ConfigError, Fault};
 use section::{Document, Section};
 use setting::Bytes;
+pub use target::{Store, Target};
 
 /// A whole configuration, checked.
 #[derive(Clone, Debug)]
@@ -36,6 +37,7 @@ pub struct Config {
     pub admin: Option<admin::Options>,
     pub journal: journal::Options,
     pub dedup: dedup::Options,
+    pub targets: Vec<Target>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,6 +117,8 @@ fn read_top(mut top: Section<'_>, file: &Path) -> Option<Config> {
     let admin = read_admin(top.section("admin"));
     let journal = read_journal(top.section("journal"), &data_dir);
     let dedup = read_dedup(top.section("dedup"), &data_dir);
+    let allow_inline = top.or("allow_inline_secrets", false);
+    let targets = read_targets(&mut top, allow_inline);
     top.finish();
     Some(Config {
         file: file.to_owned(),
@@ -124,7 +128,46 @@ fn read_top(mut top: Section<'_>, file: &Path) -> Option<Config> {
         admin,
         journal,
         dedup,
+        targets,
     })
+}
+
+fn read_targets(top: &mut Section<'_>, allow_inline: bool) -> Vec<Target> {
+    let sections = top.sections("target");
+    unique_names(&sections);
+    if sections.len() > journal::TARGETS_MAX {
+        top.complain(
+            "target",
+            &format!("at most {} targets", journal::TARGETS_MAX),
+        );
+    }
+    let read = |section| target::read_target(section, allow_inline);
+    sections.into_iter().filter_map(read).collect()
+}
+
+/// A name labels metrics and log lines, and names files.
+fn read_name(section: &mut Section<'_>) -> Option<String> {
+    let name: Option<String> = section.required("name");
+    if let Some(name) = &name
+        && (name.len() > 64
+            || !name
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)))
+    {
+        section.complain("name", "at most 64 letters, digits, `-`, `_` and `.`");
+    }
+    name
+}
+
+fn unique_names(sections: &[Section<'_>]) {
+    let mut seen = BTreeSet::new();
+    for section in sections {
+        if let Some(name) = section.text("name")
+            && !seen.insert(name)
+        {
+            section.complain("name", "a name that no other has");
+        }
+    }
 }
 
 fn read_log(mut section: Section<'_>) -> Log {
@@ -153,23 +196,22 @@ fn read_admin(mut section: Section<'_>) -> Option<admin::Options> {
 }
 
 fn read_journal(mut section: Section<'_>, data_dir: &Path) -> journal::Options {
-    let dir = section.path("data_dir");
     let options = journal::Options {
-        data_dir: dir.unwrap_or_else(|| data_dir.join("journal")),
+        data_dir: data_dir.to_owned(),
         segment_bytes: section.or("segment_bytes", Bytes::mib(64)).0,
         capacity_bytes: section.or("capacity_bytes", Bytes::gib(20)).0,
         free_bytes_min: section.or("free_bytes_min", Bytes::gib(1)).0,
         large_bytes_min: section.or("large_bytes_min", Bytes::kib(256)).0,
         draft_memory_bytes: section.or("draft_memory_bytes", Bytes::mib(64)).0,
     };
-    if options.segment_bytes < Bytes::mib(1).0 || options.segment_bytes > Bytes::gib(4).0 {
-        section.complain("segment_bytes", "a size from 1 MiB to 4 GiB");
+    if options.segment_bytes < Bytes::kib(64).0 || options.segment_bytes > Bytes::gib(1).0 {
+        section.complain("segment_bytes", "a size from 64 KiB to 1 GiB");
     }
     if options.capacity_bytes < 2 * options.segment_bytes {
         section.complain("capacity_bytes", "at least twice `segment_bytes`");
     }
-    if options.large_bytes_min > options.segment_bytes / 2 {
-        section.complain("large_bytes_min", "at most half of `segment_bytes`");
+    if options.large_bytes_min > options.segment_bytes / 4 {
+        section.complain("large_bytes_min", "at most a quarter of `segment_bytes`");
     }
     section.finish();
     options

@@ -101,6 +101,11 @@ impl<'d> Section<'d> {
         self.table.is_some_and(|table| table.contains_key(key))
     }
 
+    /// The text under `key`, unchecked: to compare sections with each other.
+    pub(super) fn text(&self, key: &str) -> Option<&'d str> {
+        self.table?.get(key)?.get_ref().as_str()
+    }
+
     fn path_of(&self, key: &str) -> String {
         if self.name.is_empty() {
             key.to_owned()

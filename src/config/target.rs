@@ -8,7 +8,7 @@ use super::{
 use crate::targets::{BatchLimits, jmap};
 
 /// A target, checked.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     /// Labels its metrics, and is its key in the journal and the dedup map: renaming it makes a new target.
     pub name: String,
@@ -16,7 +16,7 @@ pub struct Target {
 }
 
 /// By `type`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Store {
     Jmap(jmap::Options),
 }

@@ -10,6 +10,7 @@ mod notify;
 mod reload;
 mod resources;
 mod signals;
+mod stores;
 
 use std::{
     io,
@@ -36,6 +37,7 @@ use crate::{
     net,
 };
 pub use logging::LogLevel;
+pub use stores::open_store;
 
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {

@@ -18,7 +18,7 @@ use super::{
 use crate::message::{Acceptance, UnixMillis};
 
 /// Targets at once: one bit each in a capture's entry.
-pub(super) const TARGETS_MAX: usize = 32;
+pub const TARGETS_MAX: usize = 32;
 
 /// Fewer sealed segments than this are never worth moving captures for.
 const STRAGGLE_SEGMENTS_MIN: u64 = 4;

@@ -41,6 +41,7 @@ use tokio::sync::oneshot;
 pub use self::{
     capture::{Captured, Draft},
     fsck::fsck,
+    index::TARGETS_MAX,
     queue::{Lease, Queue},
     recovery::BadRecord,
     scan::recover_bytes,

@@ -105,7 +105,7 @@ pub trait RemoteStore: Send + Sync {
     fn batch_limits(&self) -> BatchLimits;
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchLimits {
     pub count: usize,
     pub bytes: u64,

@@ -43,7 +43,7 @@ use crate::{
 /// A session whose state keeps changing is still not read more often than this.
 const SESSION_READ_INTERVAL: Duration = Duration::from_secs(30);
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// The session resource, or a bare origin, whose `/.well-known/jmap` it then is.
     pub url: String,
