@@ -77,6 +77,7 @@ impl Draft {
             source: error.into(),
         })?;
         let head = CaptureHead {
+            id: sighting.id,
             captured_at: sighting.captured_at.0,
             content_bytes: self.bytes,
             sighting_bytes: u32::try_from(json.len()).unwrap_or(u32::MAX),
@@ -90,7 +91,6 @@ impl Draft {
         crc.update(&body);
         let (reply, answer) = oneshot::channel();
         self.shared.inbox.push(Op::Capture(Box::new(CaptureOp {
-            id: sighting.id,
             head,
             meta,
             body,

@@ -15,7 +15,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Outcome;
-use crate::message::Acceptance;
+use crate::message::{Acceptance, CaptureId};
 
 pub(super) const HEADER_BYTES: usize = 40;
 const ALIGN: usize = 8;
@@ -180,22 +180,24 @@ pub(super) struct LargeRef {
 /// The fixed head of a capture's payload; sighting (JSON) and body follow.
 ///
 /// ```text
-///  0             8          16                20          24            32
-///  | captured_at | content  | sighting length | large crc | large name  | sighting … | body …
-///  |             | bytes    |                 | or 0      | or 0        |
+///  0    16            24         32                36          40            48
+///  | id | captured_at | content  | sighting length | large crc | large name  | sighting … | body …
+///  |    |             | bytes    |                 | or 0      | or 0        |
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct CaptureHead {
+    pub(super) id: CaptureId,
     pub(super) captured_at: u64,
     pub(super) content_bytes: u64,
     pub(super) sighting_bytes: u32,
     pub(super) large: Option<LargeRef>,
 }
 
-pub(super) const CAPTURE_HEAD_BYTES: usize = 32;
+pub(super) const CAPTURE_HEAD_BYTES: usize = 48;
 
 impl CaptureHead {
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.id.to_bytes());
         out.extend_from_slice(&self.captured_at.to_le_bytes());
         out.extend_from_slice(&self.content_bytes.to_le_bytes());
         out.extend_from_slice(&self.sighting_bytes.to_le_bytes());
@@ -206,14 +208,15 @@ impl CaptureHead {
 
     /// `None` when the parts do not fill the payload exactly.
     pub(super) fn parse(payload: &[u8]) -> Option<Self> {
-        let name = u64_at(payload, 24)?;
+        let name = u64_at(payload, 40)?;
         let head = Self {
-            captured_at: u64_at(payload, 0)?,
-            content_bytes: u64_at(payload, 8)?,
-            sighting_bytes: u32_at(payload, 16)?,
+            id: CaptureId::from_bytes(payload.get(..16)?.try_into().ok()?),
+            captured_at: u64_at(payload, 16)?,
+            content_bytes: u64_at(payload, 24)?,
+            sighting_bytes: u32_at(payload, 32)?,
             large: (name != 0).then_some(LargeRef {
                 name,
-                crc: u32_at(payload, 20)?,
+                crc: u32_at(payload, 36)?,
             }),
         };
         let inline = match head.large {

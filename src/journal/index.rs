@@ -20,6 +20,12 @@ use crate::message::{Acceptance, UnixMillis};
 /// Targets at once: one bit each in a capture's entry.
 pub const TARGETS_MAX: usize = 32;
 
+/// Before every record.
+pub(super) const START: Location = Location {
+    segment: SegmentId(0),
+    offset: 0,
+};
+
 /// Fewer sealed segments than this are never worth moving captures for.
 const STRAGGLE_SEGMENTS_MIN: u64 = 4;
 
@@ -154,6 +160,21 @@ impl Index {
         })
     }
 
+    /// Every capture from a location on, in the order of the log.
+    pub(super) fn entries_from(&self, from: Location) -> impl Iterator<Item = (Location, &Entry)> {
+        let segments = self.segments.range(from.segment.ordinal()..);
+        segments.flat_map(move |(_, segment)| {
+            let here = |entry: &Entry| Location {
+                segment: segment.id,
+                offset: entry.offset,
+            };
+            let skip = segment.entries.partition_point(|entry| here(entry) < from);
+            segment.entries[skip..]
+                .iter()
+                .map(move |entry| (here(entry), entry))
+        })
+    }
+
     /// The file and length of a capture's record.
     pub(super) fn record_of(&self, at: Location) -> Option<(Arc<dyn DiskFile>, usize)> {
         let bytes = self.entry(at)?.record_bytes as usize;
@@ -190,16 +211,10 @@ impl Index {
     /// Behind the last capture.
     fn end(&self) -> Location {
         let last = self.segments.values().next_back();
-        last.map_or(
-            Location {
-                segment: SegmentId(0),
-                offset: 0,
-            },
-            |segment| Location {
-                segment: segment.id,
-                offset: segment.entries.last().map_or(0, |entry| entry.offset + 1),
-            },
-        )
+        last.map_or(START, |segment| Location {
+            segment: segment.id,
+            offset: segment.entries.last().map_or(0, |entry| entry.offset + 1),
+        })
     }
 
     fn active_bits(&self) -> u32 {
@@ -416,16 +431,7 @@ impl Index {
 
     /// Nothing waits for this target any more; whoever still waits on its queue is told.
     fn drop_target(&mut self, slot: u8) {
-        let all: Vec<Location> = self
-            .segments
-            .values()
-            .flat_map(|s| {
-                s.entries.iter().map(|e| Location {
-                    segment: s.id,
-                    offset: e.offset,
-                })
-            })
-            .collect();
+        let all: Vec<Location> = self.entries_from(START).map(|(of, _)| of).collect();
         for of in all {
             self.change(of, |entry, targets| {
                 if let Some(target) = target_in(targets, slot) {
@@ -442,15 +448,10 @@ impl Index {
 
     /// After a recovery: whoever wrote these captures is gone, and what the next hop said was never recorded.
     pub(super) fn without_fate(&self) -> Vec<Location> {
-        let mut out = Vec::new();
-        for segment in self.segments.values() {
-            let open = segment.entries.iter().filter(|e| !e.has_fate());
-            out.extend(open.map(|e| Location {
-                segment: segment.id,
-                offset: e.offset,
-            }));
-        }
-        out
+        let open = self
+            .entries_from(START)
+            .filter(|(_, entry)| !entry.has_fate());
+        open.map(|(of, _)| of).collect()
     }
 
     /// The oldest captures available to the target, at most `count` and about `bytes`, now leased.

@@ -172,7 +172,7 @@ pub(super) fn run(shared: &Shared) {
 
 /// The name of the spare that the job left.
 fn do_job(job: Job, shared: &Shared, spare: bool) -> Option<String> {
-    let disk = &*shared.disk;
+    let disk = &*shared.log.disk;
     let done = match job {
         Job::Free(id) if spare => {
             let name = format!("{:016x}.spare", id.0);
@@ -203,7 +203,7 @@ fn do_job(job: Job, shared: &Shared, spare: bool) -> Option<String> {
 /// Has the writer write captures again, so that their segment can be freed.
 fn relocate(shared: &Shared, captures: &[Location]) {
     for from in captures {
-        match reader::capture_payload(shared, *from) {
+        match reader::capture_payload(&shared.log, *from) {
             Ok(payload) => shared.inbox.push(Op::Move {
                 from: *from,
                 payload,
@@ -221,7 +221,7 @@ fn relocate(shared: &Shared, captures: &[Location]) {
 }
 
 fn prepare(shared: &Shared, ordinal: u32, spare: Option<String>) -> io::Result<Prepared> {
-    let disk = &*shared.disk;
+    let disk = &*shared.log.disk;
     let segment_bytes = shared.options.segment_bytes;
     let id = SegmentId::new(ordinal, rand::random());
     let name = id.file_name();

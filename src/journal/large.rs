@@ -42,7 +42,7 @@ impl LargeDraft {
         shared.check_free_space(PIECE_BYTES as u64)?;
         // 0 stands for "no file" in a record.
         let name = rand::random::<u64>().max(1);
-        let disk = shared.disk.clone();
+        let disk = shared.log.disk.clone();
         let file = blocking(move || disk.create(Area::Large, &file_name(name)))
             .await
             .map_err(failed("create a large file"))?;
@@ -98,7 +98,7 @@ impl LargeDraft {
         if !self.piece.is_empty() {
             self.write_piece().await?;
         }
-        let (file, disk) = (self.file.clone(), self.shared.disk.clone());
+        let (file, disk) = (self.file.clone(), self.shared.log.disk.clone());
         blocking(move || {
             file.sync()?;
             disk.sync_directory(Area::Large)

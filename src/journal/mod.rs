@@ -20,6 +20,7 @@ mod fsck;
 mod index;
 mod keeper;
 mod large;
+mod operator;
 mod quarantine;
 mod queue;
 mod reader;
@@ -27,12 +28,17 @@ mod recovery;
 mod scan;
 mod shared;
 mod target;
+mod view;
 mod writer;
 
 #[cfg(test)]
 mod tests;
 
-use std::{path::PathBuf, sync::Arc, thread};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+};
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -40,11 +46,12 @@ use tokio::sync::oneshot;
 
 pub use self::{
     capture::{Captured, Draft},
-    fsck::fsck,
+    fsck::{FsckReport, fsck},
     index::TARGETS_MAX,
     queue::{Lease, Queue},
     recovery::BadRecord,
     scan::recover_bytes,
+    view::{Filter, Listed, Page, PageToken, Shown, TargetState, View},
 };
 use self::{
     disk::{Disk, RealDisk},
@@ -154,6 +161,16 @@ impl Drop for Threads {
     }
 }
 
+fn open_disk(root: &Path) -> Result<RealDisk, JournalError> {
+    RealDisk::open(root).map_err(|source| match source.kind() {
+        std::io::ErrorKind::WouldBlock => JournalError::Locked(root.to_owned()),
+        std::io::ErrorKind::Unsupported => {
+            JournalError::Corrupt(format!("{}: of another format", root.display()))
+        }
+        _ => shared::failed("open")(source),
+    })
+}
+
 impl Journal {
     /// Opens the journal of `options.data_dir`, recovering what an earlier process left. Blocks while it reads the log.
     pub fn open(
@@ -162,16 +179,7 @@ impl Journal {
         metrics: Arc<Metrics>,
     ) -> Result<Journal, JournalError> {
         let root = options.data_dir.join("journal");
-        let disk = RealDisk::open(&root).map_err(|source| match source.kind() {
-            std::io::ErrorKind::WouldBlock => JournalError::Locked(root.clone()),
-            std::io::ErrorKind::Unsupported => {
-                JournalError::Corrupt(format!("{}: of another format", root.display()))
-            }
-            _ => JournalError::Io {
-                step: "open",
-                source,
-            },
-        })?;
+        let disk = open_disk(&root)?;
         Self::open_on(Arc::new(disk), options, targets, metrics)
     }
 
@@ -190,11 +198,9 @@ impl Journal {
             .plan_targets(targets)
             .ok_or_else(|| JournalError::Corrupt("more than 32 targets".into()))?;
         // Not written here: the next segment's opening names the targets.
-        let start = format::Location {
-            segment: format::SegmentId(0),
-            offset: 0,
-        };
-        recovered.index.apply(start, 0, &Record::Targets(slots));
+        recovered
+            .index
+            .apply(index::START, 0, &Record::Targets(slots));
         let quarantined =
             quarantine::count(&*disk).map_err(shared::failed("read the quarantine"))?;
         metrics.quarantined_records.set(quarantined as i64);
@@ -248,7 +254,7 @@ impl Journal {
     /// Refuses later drafts and ends every wait for a lease, without closing anything yet.
     pub fn refuse(&self) {
         self.shared.inbox.close();
-        for target in self.shared.index.lock().targets.iter().flatten() {
+        for target in self.shared.log.index.lock().targets.iter().flatten() {
             target.notify.notify_waiters();
         }
     }

@@ -42,7 +42,7 @@ pub(super) fn count(disk: &dyn Disk) -> io::Result<u64> {
 /// A capture turned out to be unreadable when it was to be forwarded: it is finished for every target.
 pub(super) fn set_aside(shared: &Shared, of: Location, cause: &str) {
     let found = {
-        let index = shared.index.lock();
+        let index = shared.log.index.lock();
         let file = index.segment(of).map(|segment| segment.file.clone());
         file.zip(index.entry(of).map(|entry| entry.record_bytes as usize))
     };
@@ -54,7 +54,7 @@ pub(super) fn set_aside(shared: &Shared, of: Location, cause: &str) {
         cause,
         "journal: record quarantined"
     );
-    if let Err(error) = keep(&*shared.disk, &*file, of, bytes, DAMAGED) {
+    if let Err(error) = keep(&*shared.log.disk, &*file, of, bytes, DAMAGED) {
         tracing::error!(%error, "journal: cannot copy a bad record to the quarantine");
     }
     shared.count_quarantined();

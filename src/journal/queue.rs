@@ -32,7 +32,7 @@ impl Queue {
     pub async fn lease(&self, count: usize, bytes: u64) -> Vec<Lease> {
         loop {
             let notify = {
-                let index = self.shared.index.lock();
+                let index = self.shared.log.index.lock();
                 match index
                     .slot_of(&self.target)
                     .and_then(|slot| index.target(slot))
@@ -63,7 +63,7 @@ impl Queue {
     }
 
     fn take(&self, count: usize, bytes: u64) -> (Vec<Claimed>, Option<Instant>) {
-        let mut index = self.shared.index.lock();
+        let mut index = self.shared.log.index.lock();
         let Some(slot) = index.slot_of(&self.target) else {
             return (Vec::new(), None);
         };
@@ -99,7 +99,7 @@ impl Queue {
 
     /// Age of the oldest capture not settled, not held and not parked; 0 when there is none.
     pub fn lag_seconds(&self, now: UnixMillis) -> f64 {
-        let mut index = self.shared.index.lock();
+        let mut index = self.shared.log.index.lock();
         let slot = index.slot_of(&self.target);
         let oldest = slot.and_then(|slot| index.oldest_waiting(slot));
         oldest.map_or(0.0, |at| at.age_seconds(now))
@@ -118,7 +118,7 @@ impl Queue {
     }
 
     fn counted(&self, count: impl Fn(&super::target::Target) -> u64) -> u64 {
-        let index = self.shared.index.lock();
+        let index = self.shared.log.index.lock();
         let target = index
             .slot_of(&self.target)
             .and_then(|slot| index.target(slot));
@@ -127,7 +127,7 @@ impl Queue {
 }
 
 fn read_one(mut claimed: Claimed) -> Option<Lease> {
-    match reader::whole(&claimed.shared, claimed.of) {
+    match reader::whole(&claimed.shared.log, claimed.of) {
         Ok(whole) => Some(Lease {
             sighting: Arc::new(whole.sighting),
             acceptance: whole.acceptance,
@@ -162,7 +162,7 @@ impl Claimed {
     fn give_back(&mut self, later: Option<(Duration, &str)>) {
         self.open = false;
         let later = later.map(|(delay, why)| (Instant::now() + delay, why));
-        let mut index = self.shared.index.lock();
+        let mut index = self.shared.log.index.lock();
         let same = |t: &super::target::Target| t.generation == self.generation;
         if index.target(self.slot).is_some_and(same) {
             index.give_back(self.of, self.slot, later);

@@ -6,11 +6,11 @@ use bytes::Bytes;
 
 use super::{
     disk::{Area, Disk, DiskFile},
-    format::{HEADER_BYTES, Header, LargeRef, Location, Record},
+    format::{CAPTURE_HEAD_BYTES, HEADER_BYTES, Header, Kind, LargeRef, Location, Record},
     large,
-    shared::Shared,
+    shared::Log,
 };
-use crate::message::{Acceptance, Body, LargeBody, Sighting};
+use crate::message::{Acceptance, Body, CaptureId, LargeBody, Sighting};
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ReadError {
@@ -30,8 +30,8 @@ pub(super) struct Whole {
     pub(super) body: Body,
 }
 
-pub(super) fn whole(shared: &Shared, of: Location) -> Result<Whole, ReadError> {
-    let (kind_of, payload) = payload_at(shared, of)?;
+pub(super) fn whole(log: &Log, of: Location) -> Result<Whole, ReadError> {
+    let (kind_of, payload) = payload_at(log, of)?;
     let (head, start) = match &kind_of {
         Record::Capture(head) => (*head, 0),
         Record::Moved(_, head, start) => (*head, *start),
@@ -39,17 +39,17 @@ pub(super) fn whole(shared: &Shared, of: Location) -> Result<Whole, ReadError> {
     };
     let capture = payload.slice(start..);
     let body_at = head.body_at();
-    let sighting = serde_json::from_slice(&capture[super::format::CAPTURE_HEAD_BYTES..body_at])
+    let sighting = serde_json::from_slice(&capture[CAPTURE_HEAD_BYTES..body_at])
         .map_err(|_| ReadError::Damaged("sighting cannot be read"))?;
     let body = match head.large {
         None => Body::Small(capture.slice(body_at..)),
         Some(large) => Body::Large(Arc::new(LargeFile {
-            disk: shared.disk.clone(),
+            disk: log.disk.clone(),
             large,
             bytes: head.content_bytes,
         })),
     };
-    let acceptance = acceptance(shared, of).unwrap_or_else(|error| {
+    let acceptance = acceptance(log, of).unwrap_or_else(|error| {
         // The message matters more than what was answered to it.
         tracing::warn!(%error, capture = ?of, "journal: a fate cannot be read");
         Acceptance::Unknown
@@ -62,23 +62,44 @@ pub(super) fn whole(shared: &Shared, of: Location) -> Result<Whole, ReadError> {
 }
 
 /// What the next hop made of the capture.
-pub(super) fn acceptance(shared: &Shared, of: Location) -> Result<Acceptance, ReadError> {
-    let fate = shared.index.lock().fate_of(of).ok_or(ReadError::Gone)?;
+pub(super) fn acceptance(log: &Log, of: Location) -> Result<Acceptance, ReadError> {
+    let fate = log.index.lock().fate_of(of).ok_or(ReadError::Gone)?;
     if fate == of {
-        return Ok(match payload_at(shared, of)?.0 {
+        return Ok(match payload_at(log, of)?.0 {
             Record::Moved(state, ..) => state.acceptance,
             _ => Acceptance::Unknown,
         });
     }
-    match payload_at(shared, fate)?.0 {
+    match payload_at(log, fate)?.0 {
         Record::Fate { acceptance, .. } => Ok(acceptance),
         _ => Err(ReadError::Damaged("not a fate")),
     }
 }
 
+/// The ids are in the heads, so that a capture is found without reading its message.
+pub(super) fn id_of(log: &Log, of: Location) -> Result<CaptureId, ReadError> {
+    let file = {
+        let index = log.index.lock();
+        index.segment(of).ok_or(ReadError::Gone)?.file.clone()
+    };
+    let mut start = [0; HEADER_BYTES + CAPTURE_HEAD_BYTES];
+    let count = file.read_at(&mut start, u64::from(of.offset))?;
+    let header = Header::parse(&start[..count])
+        .filter(|header| header.at == of)
+        .ok_or(ReadError::Damaged("header checksum does not match"))?;
+    let payload = match header.kind {
+        Kind::Capture => Bytes::copy_from_slice(&start[HEADER_BYTES..]),
+        // Its head stands behind the state that it took along.
+        _ => capture_payload(log, of)?,
+    };
+    let id = payload.get(..16).and_then(|id| id.try_into().ok());
+    id.map(CaptureId::from_bytes)
+        .ok_or(ReadError::Damaged("no head"))
+}
+
 /// A capture's payload, as it would be written into another segment.
-pub(super) fn capture_payload(shared: &Shared, of: Location) -> Result<Bytes, ReadError> {
-    let (record, payload) = payload_at(shared, of)?;
+pub(super) fn capture_payload(log: &Log, of: Location) -> Result<Bytes, ReadError> {
+    let (record, payload) = payload_at(log, of)?;
     match record {
         Record::Capture(_) => Ok(payload),
         Record::Moved(_, _, start) => Ok(payload.slice(start..)),
@@ -89,9 +110,9 @@ pub(super) fn capture_payload(shared: &Shared, of: Location) -> Result<Bytes, Re
 /// Enough for the header and most fates.
 const GUESS_BYTES: usize = 512;
 
-fn payload_at(shared: &Shared, at: Location) -> Result<(Record, Bytes), ReadError> {
+fn payload_at(log: &Log, at: Location) -> Result<(Record, Bytes), ReadError> {
     let (file, guess) = {
-        let index = shared.index.lock();
+        let index = log.index.lock();
         let segment = index.segment(at).ok_or(ReadError::Gone)?;
         let known = index.entry(at).map(|entry| entry.record_bytes as usize);
         (segment.file.clone(), known.unwrap_or(GUESS_BYTES))

@@ -43,7 +43,7 @@ pub(super) struct Recovered {
 }
 
 /// A record that cannot be read.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct BadRecord {
     /// The segment's file name.
     pub segment: String,
@@ -73,20 +73,22 @@ pub(super) fn recover(disk: &dyn Disk, mode: Mode) -> io::Result<Recovered> {
     let told_ends = read_openings(&segments);
     let mut bytes = Vec::new();
     for (id, file) in segments {
-        let length = file.bytes()?.min(u64::from(u32::MAX)) as usize;
-        bytes.resize(length, 0);
-        let count = file.read_at(&mut bytes, 0)?;
-        replay(
+        read_segment(
             disk,
             mode,
             id,
-            &file,
-            &bytes[..count],
+            &*file,
             told_ends.get(&id).copied(),
-            &mut recovered,
+            &mut bytes,
         )?;
+        let told_end = told_ends.get(&id).copied();
+        replay(disk, mode, id, &file, &bytes, told_end, &mut recovered)?;
     }
     check_large_files(disk, mode, &mut recovered)?;
+    if mode == Mode::Look {
+        // Whoever captured them may well be alive.
+        return Ok(recovered);
+    }
     for of in recovered.index.without_fate() {
         let record = Record::Fate {
             of,
@@ -142,6 +144,37 @@ fn read_openings(segments: &Segments) -> HashMap<SegmentId, u32> {
     }
     ends
 }
+
+/// Reads a segment's bytes. A daemon may be writing beside us: what looks like damage is read again, since it may only be
+/// newer than what stands behind it.
+fn read_segment(
+    disk: &dyn Disk,
+    mode: Mode,
+    id: SegmentId,
+    file: &dyn DiskFile,
+    told_end: Option<u32>,
+    bytes: &mut Vec<u8>,
+) -> io::Result<()> {
+    for attempt in 0..READS_MAX {
+        bytes.resize(file.bytes()?.min(u64::from(u32::MAX)) as usize, 0);
+        let count = file.read_at(bytes, 0)?;
+        bytes.truncate(count);
+        if mode == Mode::Repair || attempt == READS_MAX - 1 {
+            break;
+        }
+        let gaps = scan::walk(bytes, id, told_end).gaps;
+        if gaps.iter().all(|gap| gap.case != GapCase::Damaged) {
+            break;
+        }
+    }
+    if mode == Mode::Look && disk.open(Area::Segments, &id.file_name()).is_err() {
+        // Cleared away while it was read.
+        bytes.clear();
+    }
+    Ok(())
+}
+
+const READS_MAX: usize = 3;
 
 fn replay(
     disk: &dyn Disk,

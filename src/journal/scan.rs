@@ -56,13 +56,17 @@ pub(super) fn walk(bytes: &[u8], segment: SegmentId, told_end: Option<u32>) -> W
             records.push(header);
             continue;
         }
-        let next = candidates(bytes, at + 1)
-            .find(|candidate| record_at(bytes, segment, *candidate).is_some());
-        found.push(at..next.unwrap_or(bytes.len()));
-        match next {
-            Some(next) => at = next,
-            None => break,
-        }
+        // A sound header tells where its bad record ends; without one, the next record must be looked for.
+        let next = match header_at(bytes, segment, at) {
+            Some(header) if header.record_bytes() <= (bytes.len() - at) as u64 => {
+                at + header.record_bytes() as usize
+            }
+            _ => candidates(bytes, at + 1)
+                .find(|candidate| header_at(bytes, segment, *candidate).is_some())
+                .unwrap_or(bytes.len()),
+        };
+        found.push(at..next);
+        at = next;
     }
     let end = records
         .last()
@@ -88,19 +92,13 @@ fn judge(
 ) -> Option<Gap> {
     let gap = &bytes[range.clone()];
     let is_last = range.start >= end as usize;
-    let header = Header::parse(gap).filter(|h| {
-        h.at == Location {
-            segment,
-            offset: range.start as u32,
-        }
-    });
-    let synced = range.start < horizon as usize;
+    let header = header_at(bytes, segment, range.start);
     let (case, cause) = if gap.iter().all(|byte| *byte == 0) {
         if is_last {
             return None;
         }
         (GapCase::Blank, "blank")
-    } else if synced {
+    } else if range.start < horizon as usize {
         let cause = match header {
             Some(header) if header.record_bytes() > (bytes.len() - range.start) as u64 => {
                 "impossible length"
@@ -116,24 +114,27 @@ fn judge(
     } else {
         return None;
     };
-    // A sound header tells where the record it heads would end; the rest of the last gap is stale.
-    let range = match (header, is_last) {
-        (Some(header), true) => {
-            let length = header.record_bytes().min(gap.len() as u64) as usize;
-            range.start..range.start + length
-        }
-        (None, true) => range.start..range.end.min(range.start.max(horizon as usize)),
+    // Behind the horizon the last gap is stale but for the record that its header announces.
+    let range = match header {
+        None if is_last => range.start..range.end.min(horizon as usize),
         _ => range,
     };
     Some(Gap { range, case, cause })
 }
 
+/// The sound header at `at`, of a record that belongs there.
+fn header_at(bytes: &[u8], segment: SegmentId, at: usize) -> Option<Header> {
+    let here = Location {
+        segment,
+        offset: at as u32,
+    };
+    Header::parse(bytes.get(at..)?).filter(|header| header.at == here)
+}
+
 /// The record at `at`, whole and in its own place.
 fn record_at(bytes: &[u8], segment: SegmentId, at: usize) -> Option<Header> {
-    let header = Header::parse(bytes.get(at..)?)?;
-    let right_place = header.at.segment == segment && header.at.offset as usize == at;
-    let whole = header.record_bytes() <= (bytes.len() - at) as u64;
-    if !right_place || !whole {
+    let header = header_at(bytes, segment, at)?;
+    if header.record_bytes() > (bytes.len() - at) as u64 {
         return None;
     }
     (crc32fast::hash(payload(bytes, &header)) == header.payload_crc).then_some(header)

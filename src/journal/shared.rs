@@ -23,13 +23,18 @@ use super::{
     keeper::Keeper,
     large::LargeDraft,
 };
-use crate::{message::CaptureId, metrics::Metrics};
+use crate::metrics::Metrics;
+
+/// The log as it stands: enough to read it.
+pub(super) struct Log {
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) index: Mutex<Index>,
+}
 
 pub(super) struct Shared {
     pub(super) options: Options,
-    pub(super) disk: Arc<dyn Disk>,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) index: Mutex<Index>,
+    pub(super) log: Arc<Log>,
     pub(super) inbox: Inbox,
     pub(super) keeper: Keeper,
     /// Bytes of content that drafts hold in memory.
@@ -53,9 +58,11 @@ impl Shared {
     ) -> Self {
         Self {
             options,
-            disk,
             metrics,
-            index: Mutex::new(index),
+            log: Arc::new(Log {
+                disk,
+                index: Mutex::new(index),
+            }),
             inbox: Inbox::new(),
             keeper,
             draft_memory: AtomicU64::new(0),
@@ -70,7 +77,7 @@ impl Shared {
         if self.inbox.is_closed() {
             return Err(JournalError::Closed);
         }
-        let held = self.index.lock().live_bytes + self.draft_bytes.load(Relaxed);
+        let held = self.log.index.lock().live_bytes + self.draft_bytes.load(Relaxed);
         let capacity = self.options.capacity_bytes;
         if held.saturating_add(more) > capacity {
             return Err(JournalError::Full(format!(
@@ -98,7 +105,11 @@ impl Shared {
         {
             return Ok(free);
         }
-        let free = self.disk.free_bytes().map_err(failed("read free space"))?;
+        let free = self
+            .log
+            .disk
+            .free_bytes()
+            .map_err(failed("read free space"))?;
         *cached = Some((Instant::now(), free));
         Ok(free)
     }
@@ -139,7 +150,6 @@ pub(super) enum Op {
 }
 
 pub(super) struct CaptureOp {
-    pub(super) id: CaptureId,
     pub(super) head: CaptureHead,
     /// Head and sighting, encoded.
     pub(super) meta: Vec<u8>,

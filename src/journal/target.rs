@@ -7,7 +7,7 @@ use std::{
 
 use tokio::{sync::Notify, time::Instant};
 
-use super::format::{Location, SegmentId};
+use super::{format::Location, index::START};
 
 /// A capture's failed attempts at this target since start.
 #[derive(Clone, Debug)]
@@ -41,10 +41,7 @@ impl Target {
         Self {
             name,
             generation,
-            cursor: Location {
-                segment: SegmentId(0),
-                offset: 0,
-            },
+            cursor: START,
             ready: BTreeSet::new(),
             postponed: BTreeSet::new(),
             leased: HashSet::new(),

@@ -318,3 +318,136 @@ async fn settled_segments_are_used_again_and_a_parked_capture_pins_none() {
     assert_eq!(journal.queue("vault").parked(), 1);
     assert_eq!(journal.queue("vault").waiting(), 0);
 }
+
+async fn view_of<T: Send + 'static>(view: View, f: impl FnOnce(&View) -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(move || f(&view)).await.unwrap()
+}
+
+#[tokio::test]
+async fn an_operator_lists_holds_releases_retries_and_exports() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(dir.path());
+    let journal = open(&options, &["vault", "archive"]);
+    let vault = journal.queue("vault");
+    for serial in 1..=5 {
+        let captured = capture(&journal, serial, 30_000).await.unwrap();
+        captured.release(accepted());
+    }
+    until("released", || vault.waiting() == 5).await;
+    let held = sighting(1, 0).id;
+    assert!(journal.hold(held).await.unwrap());
+    assert_eq!((vault.waiting(), vault.held()), (4, 1));
+    for lease in vault.lease(10, 1 << 30).await {
+        assert_ne!(lease.sighting().id, held);
+        lease.settle(Outcome::Parked {
+            why: "tooLarge".into(),
+        });
+    }
+    until("parked", || vault.parked() == 4).await;
+
+    let parked = Filter {
+        target: Some("vault".into()),
+        state: Some("parked".into()),
+    };
+    let page = view_of(journal.view(), move |v| v.list(&parked, None, 3).unwrap()).await;
+    assert_eq!(page.captures.len(), 3);
+    let next = page.next.unwrap().to_string().parse().unwrap();
+    let rest = view_of(journal.view(), move |v| {
+        v.list(&Filter::default(), Some(next), 9).unwrap()
+    })
+    .await;
+    assert_eq!(rest.captures.len(), 1);
+    assert_eq!(rest.captures[0].id, sighting(5, 0).id);
+    assert_eq!(rest.captures[0].sender, "a@example.org".into());
+    let states = &rest.captures[0].targets;
+    let why = "tooLarge".into();
+    assert_eq!(states[0], ("vault".into(), TargetState::Parked { why }));
+    assert_eq!(states[1], ("archive".into(), TargetState::Waiting));
+
+    assert!(journal.retry(sighting(2, 0).id, None).await.unwrap());
+    assert_eq!((vault.parked(), vault.waiting()), (3, 1));
+    assert_eq!(journal.retry_all("vault").await.unwrap(), 3);
+    assert_eq!((vault.parked(), vault.waiting()), (0, 4));
+    assert_eq!(vault.lease(10, 1 << 30).await.len(), 4);
+    assert!(
+        !journal.hold(sighting(77, 0).id).await.unwrap(),
+        "no such capture"
+    );
+
+    // Beside the open journal, from the disk alone.
+    let root = dir.path().to_owned();
+    let beside = View::open(&root).unwrap();
+    let shown = beside.show(held).unwrap().unwrap();
+    assert_eq!(shown.sighting, sighting(1, 30_000));
+    assert_eq!(shown.acceptance, accepted());
+    assert!(
+        shown
+            .targets
+            .iter()
+            .all(|(_, state)| *state == TargetState::Held)
+    );
+    let mut exported = Vec::new();
+    assert_eq!(beside.export(held, &mut exported).unwrap(), Some(30_000));
+    assert_eq!(exported, content(1, 30_000));
+    let report = fsck(dir.path(), false).unwrap();
+    assert_eq!((report.captures, report.bad.len()), (5, 0));
+
+    assert!(journal.release(held).await.unwrap());
+    assert_eq!((vault.waiting(), vault.held()), (5, 0));
+}
+
+#[tokio::test]
+async fn a_flipped_byte_costs_its_own_message_alone_and_lands_in_the_quarantine() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(dir.path());
+    let journal = open(&options, &["vault"]);
+    for serial in 1..=20 {
+        let captured = capture(&journal, serial, 9_000).await.unwrap();
+        captured.release(accepted());
+    }
+    journal.close().await.unwrap();
+    drop(journal);
+    let segments = dir.path().join("journal/segments");
+    let mut damaged = 0;
+    for file in std::fs::read_dir(segments).unwrap() {
+        let path = file.unwrap().path();
+        let mut bytes = std::fs::read(&path).unwrap();
+        // In the middle of a body, and in a header's magic.
+        for (needle, shift) in [(&b"message 5\r\n"[..], 400), (b"message 11\r\n", 0)] {
+            if let Some(at) = memchr::memmem::find(&bytes, needle) {
+                let header = memchr::memmem::rfind(&bytes[..at], b"mtJ1").unwrap();
+                let at = if shift == 0 { header } else { at + shift };
+                bytes[at] ^= 0x10;
+                damaged += 1;
+            }
+        }
+        std::fs::write(&path, &bytes).unwrap();
+    }
+    assert_eq!(damaged, 2);
+    let report = fsck(dir.path(), false).unwrap();
+    let causes: Vec<&str> = report.bad.iter().map(|bad| bad.cause).collect();
+    assert_eq!(
+        causes,
+        [
+            "payload checksum does not match",
+            "header checksum does not match"
+        ]
+    );
+    assert_eq!(report.quarantined, 0, "looking changes nothing");
+
+    for _ in 0..2 {
+        let metrics = Arc::new(Metrics::new());
+        let journal = Journal::open(options.clone(), &["vault".into()], metrics.clone()).unwrap();
+        assert_eq!(
+            metrics.quarantined_records.get(),
+            2,
+            "and not again at the next start"
+        );
+        let leases = journal.queue("vault").lease(100, 1 << 30).await;
+        let ids: Vec<CaptureId> = leases.iter().map(|l| l.sighting().id).collect();
+        let whole = (1..=20).filter(|serial| ![5, 11].contains(serial));
+        let expected: Vec<CaptureId> = whole.map(|serial| sighting(serial, 0).id).collect();
+        assert_eq!(ids, expected);
+    }
+    assert_eq!(fsck(dir.path(), true).unwrap().bad, []);
+}

@@ -107,7 +107,7 @@ impl Writer {
                     Op::Change(change) => self.change(change),
                     Op::Move { from, payload } => self.relocate(from, &payload),
                     Op::Moved(id) => {
-                        self.shared.index.lock().end_moving(id);
+                        self.shared.log.index.lock().end_moving(id);
                         self.look_at = Instant::now();
                     }
                     Op::Targets(names, reply) => self.targets(&names, reply),
@@ -147,7 +147,7 @@ impl Writer {
     fn change(&mut self, change: Change) {
         if let (Record::Settle { slot, .. }, Some(generation)) = (&change.record, change.generation)
         {
-            let index = self.shared.index.lock();
+            let index = self.shared.log.index.lock();
             if index
                 .target(*slot)
                 .is_none_or(|t| t.generation != generation)
@@ -186,7 +186,7 @@ impl Writer {
         record: Record,
         reply: Option<oneshot::Sender<Result<bool, JournalError>>>,
     ) {
-        let mut index = self.shared.index.lock();
+        let mut index = self.shared.log.index.lock();
         let known = subject(&record).and_then(|of| index.entry(of).map(|e| (of, !e.is_finished())));
         if let Some((of, _)) = known {
             // The fate is not to be found on disk: at the capture's own place it reads as unknown.
@@ -211,7 +211,7 @@ impl Writer {
         reply: std::sync::mpsc::SyncSender<Result<(), JournalError>>,
     ) {
         self.flush(false);
-        let Some(slots) = self.shared.index.lock().plan_targets(names) else {
+        let Some(slots) = self.shared.log.index.lock().plan_targets(names) else {
             let _ = reply.send(Err(JournalError::Full("more than 32 targets".into())));
             return;
         };
@@ -233,19 +233,19 @@ impl Writer {
     /// is written and the moment it counts.
     fn relocate(&mut self, from: Location, payload: &[u8]) {
         self.flush(false);
-        let Some(state) = self.shared.index.lock().begin_move(from) else {
+        let Some(state) = self.shared.log.index.lock().begin_move(from) else {
             return;
         };
-        let acceptance = match super::reader::acceptance(&self.shared, from) {
+        let acceptance = match super::reader::acceptance(&self.shared.log, from) {
             Ok(acceptance) => acceptance,
             Err(error) => {
                 tracing::warn!(%error, "journal: cannot read a fate to move its capture");
-                self.shared.index.lock().give_up_move(from);
+                self.shared.log.index.lock().give_up_move(from);
                 return;
             }
         };
         let Some(head) = super::format::CaptureHead::parse(payload) else {
-            self.shared.index.lock().give_up_move(from);
+            self.shared.log.index.lock().give_up_move(from);
             return;
         };
         let record = Record::Moved(
@@ -268,7 +268,7 @@ impl Writer {
                 .push(Staged::Change(at, size as u32, record, None));
             self.flush(true);
         }
-        self.shared.index.lock().give_up_move(from);
+        self.shared.log.index.lock().give_up_move(from);
     }
 
     /// Makes sure that a record of `size` fits in the current segment with `reserve` to spare, going on to the next one
@@ -290,9 +290,9 @@ impl Writer {
                 segment: done.id,
                 offset: done.synced as u32,
             });
-            self.shared.index.lock().seal(done.id);
+            self.shared.log.index.lock().seal(done.id);
         }
-        let mut index = self.shared.index.lock();
+        let mut index = self.shared.log.index.lock();
         index.add_segment(prepared.id, prepared.file.clone());
         let opening = Record::Opening(Opening {
             previous: self.previous,
@@ -407,7 +407,7 @@ impl Writer {
     }
 
     fn tell_success(&mut self, synced: bool) {
-        let mut index = self.shared.index.lock();
+        let mut index = self.shared.log.index.lock();
         let mut captured = Vec::new();
         let mut changed = Vec::new();
         for staged in self.staged.drain(..) {
@@ -438,7 +438,7 @@ impl Writer {
             // A receiver that is gone gives it back, and dropping it releases it as unknown.
             let _ = op
                 .reply
-                .send(Ok(Captured::new(self.shared.clone(), at, op.id)));
+                .send(Ok(Captured::new(self.shared.clone(), at, op.head.id)));
         }
         for (record, reply, live) in changed {
             if let Some(reply) = reply {
@@ -457,7 +457,7 @@ impl Writer {
         self.sync_by = None;
         self.buffer.clear();
         if let Some(current) = self.current.take() {
-            self.shared.index.lock().seal(current.id);
+            self.shared.log.index.lock().seal(current.id);
             if current.synced > 0 {
                 self.previous = Some(Location {
                     segment: current.id,
@@ -483,7 +483,7 @@ impl Writer {
 
     /// After a sync: what is done everywhere is cleared away.
     fn housekeeping(&mut self) {
-        let mut index = self.shared.index.lock();
+        let mut index = self.shared.log.index.lock();
         let freed = index.free_front();
         let large = std::mem::take(&mut index.large_done);
         let now = Instant::now();
