@@ -5,6 +5,7 @@
 //! says so. Relative paths start at the file's own folder. Nothing here opens a socket or starts anything.
 
 mod channel;
+mod criterion;
 mod fault;
 mod section;
 mod setting;
@@ -19,7 +20,7 @@ use std::{
 
 use toml::de::DeTable;
 
-use crate::{admin, dedup, journal};
+use crate::{admin, criteria::DomainPattern, dedup, journal};
 pub use fault::{ConfigError, Fault};
 use section::{Document, Section};
 use setting::Bytes;
@@ -118,7 +119,8 @@ fn read_top(mut top: Section<'_>, file: &Path) -> Option<Config> {
     let journal = read_journal(top.section("journal"), &data_dir);
     let dedup = read_dedup(top.section("dedup"), &data_dir);
     let allow_inline = top.or("allow_inline_secrets", false);
-    let targets = read_targets(&mut top, allow_inline);
+    let own_domains: Vec<DomainPattern> = top.or("own_domains", Vec::new());
+    let targets = read_targets(&mut top, allow_inline, &own_domains);
     top.finish();
     Some(Config {
         file: file.to_owned(),
@@ -132,7 +134,11 @@ fn read_top(mut top: Section<'_>, file: &Path) -> Option<Config> {
     })
 }
 
-fn read_targets(top: &mut Section<'_>, allow_inline: bool) -> Vec<Target> {
+fn read_targets(
+    top: &mut Section<'_>,
+    allow_inline: bool,
+    own_domains: &[DomainPattern],
+) -> Vec<Target> {
     let sections = top.sections("target");
     unique_names(&sections);
     if sections.len() > journal::TARGETS_MAX {
@@ -141,7 +147,7 @@ fn read_targets(top: &mut Section<'_>, allow_inline: bool) -> Vec<Target> {
             &format!("at most {} targets", journal::TARGETS_MAX),
         );
     }
-    let read = |section| target::read_target(section, allow_inline);
+    let read = |section| target::read_target(section, allow_inline, own_domains);
     sections.into_iter().filter_map(read).collect()
 }
 

@@ -2,10 +2,14 @@
 
 use super::{
     channel::read_channel,
+    criterion::read_criteria,
     section::Section,
     setting::{Bytes, Setting},
 };
-use crate::targets::{BatchLimits, jmap};
+use crate::{
+    criteria::{Criteria, DomainPattern},
+    targets::{BatchLimits, jmap},
+};
 
 /// A target, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +17,7 @@ pub struct Target {
     /// Labels its metrics, and is its key in the journal and the dedup map: renaming it makes a new target.
     pub name: String,
     pub store: Store,
+    pub criteria: Criteria,
 }
 
 /// By `type`.
@@ -35,15 +40,21 @@ impl Store {
     }
 }
 
-pub(super) fn read_target(mut section: Section<'_>, allow_inline: bool) -> Option<Target> {
+pub(super) fn read_target(
+    mut section: Section<'_>,
+    allow_inline: bool,
+    own_domains: &[DomainPattern],
+) -> Option<Target> {
     let name = super::read_name(&mut section);
     let kind = section.choice("type", &[("jmap", ())]);
     if !section.has("type") {
         section.complain("type", "\"jmap\"");
     }
     let store = kind.and_then(|()| read_jmap(&mut section, allow_inline));
+    let criteria = read_criteria(&mut section, own_domains);
     section.finish();
     Some(Target {
+        criteria,
         name: name?,
         store: Store::Jmap(store?),
     })
