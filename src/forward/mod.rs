@@ -1,1 +1,52 @@
-//! forward
+//! From the journal to a target: one worker a target, one owner of all its state.
+//!
+//! A worker leases what waits, oldest first, asks the criteria, claims in the dedup map, puts batches, confirms and
+//! settles, in this order, so that a crash at any point costs a repeat, never a message: the confirmed copy is on disk
+//! before its capture is settled. A message alone goes at once; while batches are in flight the next one fills.
+//!
+//! A target that takes nothing pauses everything (`breaker`); a message that fails alone comes back later by itself
+//! (`policy`) and is parked where it keeps failing while others pass. Nothing here names a front end or a protocol.
+
+mod admission;
+mod breaker;
+mod outcome;
+mod policy;
+pub mod verify;
+mod worker;
+
+use std::time::Duration;
+
+pub use policy::Policy;
+pub use worker::{Decide, Worker};
+
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Delays for one message that fails alone.
+    pub message: Policy,
+    /// Delays for a target that takes nothing.
+    pub target: Policy,
+    /// A target is down after this many failures in a row: probed, and `target_up` is 0.
+    pub failures_to_open: u32,
+    /// A message that fails alone is parked after this many attempts, if others passed since its last one.
+    pub attempts_to_park: u32,
+    /// How long a batch may wait to fill while others are in flight.
+    pub linger: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            message: Policy {
+                base: Duration::from_secs(5),
+                cap: Duration::from_secs(15 * 60),
+            },
+            target: Policy {
+                base: Duration::from_secs(1),
+                cap: Duration::from_secs(60),
+            },
+            failures_to_open: 3,
+            attempts_to_park: 8,
+            linger: Duration::from_millis(3),
+        }
+    }
+}
