@@ -16,6 +16,7 @@ pub(super) struct Entry {
     pub claim: Option<ClaimLease>,
 }
 
+#[allow(clippy::large_enum_variant, reason = "it lives for one match")]
 pub(super) enum Admitted {
     Goes(Entry, Outgoing),
     /// Nothing goes: what became of it.
