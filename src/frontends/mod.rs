@@ -1,1 +1,112 @@
-//! frontends
+//! Where mail comes in: SMTP and LMTP in front of a next hop, and the journal endpoint that has none.
+//!
+//! The talk itself is [`crate::wire::smtp::Relay`]; here bytes are carried between it and the sockets (`pump`), its steps
+//! are carried out (`session`) and the copy goes into the journal (`copy`). A front end never names a target and never
+//! parses MIME. One session's fault, a panic included, ends that session alone.
+
+mod copy;
+mod options;
+mod pump;
+mod reports;
+mod session;
+mod sink;
+
+pub use options::{Limits, OnCaptureFailure, Options, TellClient, Tls, Upstream, UpstreamTls};
+pub use sink::sink;
+
+use std::{fmt, future::Future, io, net::SocketAddr, sync::Arc, time::SystemTime};
+
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    journal::Journal,
+    message::UnixMillis,
+    metrics::Metrics,
+    net::{self, Address, Connection, Peer, ServeOptions, Service},
+    wire::smtp::Rules,
+};
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("front end {name}: cannot listen on {address}: {source}")]
+    Listen {
+        name: String,
+        address: Address,
+        #[source]
+        source: io::Error,
+    },
+    #[error("front end {name}: {why}")]
+    Options { name: String, why: &'static str },
+}
+
+/// What the sessions of one front end share.
+struct FrontEnd {
+    options: Options,
+    rules: Arc<Rules>,
+    journal: Journal,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+    started: UnixMillis,
+}
+
+/// Listens, and serves until `stop`: then sessions end as soon as their message is through. They run in `tasks`.
+/// Returns the bound address, none for a unix socket.
+pub async fn start(
+    options: Options,
+    journal: Journal,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+) -> Result<Option<SocketAddr>, StartError> {
+    options.check().map_err(|why| StartError::Options {
+        name: options.name.clone(),
+        why,
+    })?;
+    let listener = options
+        .listen
+        .listen(options.socket_mode)
+        .await
+        .map_err(|source| StartError::Listen {
+            name: options.name.clone(),
+            address: options.listen.clone(),
+            source,
+        })?;
+    let local = listener.local();
+    metrics.touch_frontend(&options.name);
+    let serve = ServeOptions {
+        sessions_max: options.limits.sessions,
+        sessions_per_address_max: options.limits.sessions_per_address,
+        proxy_protocol: options.proxy_protocol.clone(),
+        handshake_timeout: options.limits.handshake,
+    };
+    let implicit = match &options.tls {
+        Some(Tls {
+            identity,
+            implicit: true,
+        }) => Some(identity.clone()),
+        _ => None,
+    };
+    let front = Arc::new(FrontEnd {
+        rules: Arc::new(options.rules()),
+        options,
+        journal,
+        metrics,
+        stop: stop.clone(),
+        started: UnixMillis::from_system(SystemTime::now()),
+    });
+    let sessions = tasks.clone();
+    tasks.spawn(net::serve(listener, serve, implicit, front, stop, sessions));
+    Ok(local)
+}
+
+impl Service for FrontEnd {
+    fn serve(self: Arc<Self>, connection: Connection) -> impl Future<Output = ()> + Send {
+        session::run(self, connection)
+    }
+
+    fn failed(&self, peer: &Peer, reason: &'static str, cause: &dyn fmt::Display) {
+        let name = &self.options.name;
+        self.metrics.session_error(name, reason);
+        tracing::warn!(frontend = %name, %peer, reason, %cause, "session failed");
+    }
+}

@@ -22,6 +22,9 @@ pub enum Failure {
     UpstreamLostInMessage,
     CaptureFailed,
     BareLineEnd,
+    /// There is nobody left to hear it.
+    ClientLost,
+    TlsHandshake,
     StarttlsInjection,
     StarttlsUnavailable,
     StarttlsTooLate,
@@ -54,6 +57,7 @@ impl Failure {
             }
             Self::UpstreamLostInMessage => "451 4.4.2 Next hop went away, try again later",
             Self::CaptureFailed => "451 4.3.0 Message not taken, try again later",
+            Self::ClientLost | Self::TlsHandshake => "421 4.4.2 Connection lost",
             Self::BareLineEnd => "550 5.5.2 Message holds a bare CR or LF",
             Self::StarttlsInjection => "554 5.5.0 Data behind STARTTLS",
             Self::StarttlsUnavailable => "502 5.5.1 STARTTLS not offered",
@@ -81,6 +85,8 @@ impl Failure {
             Self::UpstreamLost | Self::UpstreamLostInMessage => "upstream_lost",
             Self::UpstreamTimeout => "upstream_timeout",
             Self::CaptureFailed => "internal",
+            Self::ClientLost => "client_lost",
+            Self::TlsHandshake => "tls_handshake",
             Self::BareLineEnd => "bare_line_end",
             Self::StarttlsInjection | Self::UpstreamInjection => "starttls_injection",
             Self::NotAllowed

@@ -13,7 +13,7 @@ pub mod reply;
 pub mod server;
 pub mod xforward;
 
-pub use relay::{Relay, Rules, Step};
+pub use relay::{Relay, Rules, Step, TellClient};
 pub use server::Server;
 
 /// Which of the two protocols is spoken; they differ in the greeting verb and in the replies after the data.

@@ -12,6 +12,8 @@ pub enum Copied {
     Failed { id: String },
     /// It is not, and the message passes all the same (`pass`).
     Gap,
+    /// The next hop is gone and has not heard the end: there is nothing to have a copy of.
+    Unwanted,
 }
 
 impl Relay {
@@ -34,7 +36,7 @@ impl Relay {
         let by_chunks = self.transaction.chunks.is_some();
         match copied {
             Copied::Safe { .. } => self.transaction.copying = true,
-            Copied::Gap => {}
+            Copied::Gap | Copied::Unwanted => {}
             Copied::Failed { id } if by_chunks => {
                 return self.spoil(Failure::CaptureFailed, Some(&id));
             }
@@ -206,16 +208,18 @@ impl Relay {
                     self.pass_end();
                 }
             }
-            Copied::Failed { id } => {
-                let replies = self.transaction.replies(self.rules.dialect);
-                self.held_end.clear();
-                self.awaited.clear(); // at most the last chunk's own
-                self.steps.push_back(Step::Failed(Failure::CaptureFailed));
-                self.steps.push_back(Step::DropCopy("failed"));
-                self.drop_upstream();
-                let reply = Failure::CaptureFailed.with_id(Some(&id));
-                self.say_spoiled(reply.as_bytes(), replies);
-            }
+            Copied::Failed { id } => self.end_unheard(Failure::CaptureFailed, Some(&id)),
+            Copied::Unwanted => self.end_unheard(Failure::UpstreamLostInMessage, None),
         }
+    }
+
+    /// The content was whole, but the next hop will not hear its end.
+    fn end_unheard(&mut self, failure: Failure, id: Option<&str>) {
+        let replies = self.transaction.replies(self.rules.dialect);
+        self.held_end.clear();
+        self.awaited.clear(); // at most the last chunk's own
+        self.spoil(failure, id);
+        let reply = failure.with_id(id);
+        self.say_spoiled(reply.as_bytes(), replies);
     }
 }

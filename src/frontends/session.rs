@@ -1,0 +1,498 @@
+//! One session: connect to the next hop, carry the relay's steps out, end.
+//!
+//! What a step needs is awaited here, so a session is one task and at most one thing happens in it at a time. The order
+//! that keeps the promise is in `end_copy`: the journal has synced before the relay lets the end of data go.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::{
+    io::AsyncWriteExt,
+    time::{Instant, timeout},
+};
+use tracing::{debug, info, warn};
+
+use super::{
+    FrontEnd, OnCaptureFailure, TellClient, UpstreamTls,
+    copy::{self, Copy},
+    pump::{Event, NextHop, Pump},
+};
+use crate::{
+    journal::{Captured, JournalError},
+    message::{Acceptance, CaptureId, Client, WireText},
+    net::{Connection, Peer, Refusal, Stream, TlsError, proxy_protocol},
+    wire::smtp::{
+        Relay, Role, Server, Step,
+        answer::Failure,
+        relay::{Copied, Fate},
+    },
+};
+
+/// Time for a client to read our last words.
+const FAREWELL: Duration = Duration::from_secs(10);
+
+/// A session from its first byte to its last.
+pub(super) async fn run(front: Arc<FrontEnd>, connection: Connection) {
+    let serial = front.metrics.session_serial.fetch_add(1, Ordering::Relaxed);
+    let id = format!("{:x}.{serial:x}", front.started.0 / 1000);
+    let mut stream = connection.stream;
+    let peer = connection.peer;
+
+    let refused = match connection.refused {
+        Some(Refusal::TooManySessions) => Some(Failure::TooManySessions),
+        Some(Refusal::TooManyFromAddress) => Some(Failure::TooManyFromAddress),
+        None if !is_allowed(&front, &peer) => Some(Failure::NotAllowed),
+        None => None,
+    };
+    if let Some(failure) = refused {
+        return turn_away(&front, &id, &mut stream, &peer, failure, &"refused").await;
+    }
+
+    let _open = Open::new(front.clone());
+
+    let next_hop = match next_hop(&front, &peer, &stream).await {
+        Ok(next_hop) => next_hop,
+        Err(cause) => {
+            let failure = Failure::UpstreamRefused;
+            return turn_away(&front, &id, &mut stream, &peer, failure, &cause).await;
+        }
+    };
+    let client = Client {
+        address: peer.ip().map(|ip| WireText::from(ip.to_string())),
+        port: peer.port(),
+        tls: stream.tls(),
+        ..Client::default()
+    };
+    let trusted = front.options.trusted.contains(&peer);
+    let upstream_tls = matches!(&next_hop, NextHop::Socket(Stream::Client(_)));
+    let mut session = Session {
+        relay: Relay::new(front.rules.clone(), client, trusted, upstream_tls),
+        pump: Pump::new(stream, next_hop, &front.stop),
+        id,
+        peer,
+        copy: None,
+        captured: None,
+        gap: None,
+        replaced: false,
+        message_bytes: 0,
+        ended_at: None,
+        stopping: false,
+        end: Instant::now() + front.options.limits.total,
+        front,
+    };
+    session.talk().await;
+}
+
+fn is_allowed(front: &FrontEnd, peer: &Peer) -> bool {
+    let allowed = front.options.allowed.as_ref();
+    allowed.is_none_or(|networks| networks.contains(peer))
+}
+
+/// The session in the gauge of open ones, however it ends.
+struct Open(Arc<FrontEnd>);
+
+impl Open {
+    fn new(front: Arc<FrontEnd>) -> Self {
+        let (metrics, name) = (&front.metrics, front.options.name.as_str());
+        metrics.sessions.with_label_values(&[name]).inc();
+        metrics.sessions_total.with_label_values(&[name]).inc();
+        Self(front)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let (metrics, name) = (&self.0.metrics, self.0.options.name.as_str());
+        metrics.sessions.with_label_values(&[name]).dec();
+    }
+}
+
+async fn turn_away(
+    front: &FrontEnd,
+    session: &str,
+    stream: &mut Stream,
+    peer: &Peer,
+    failure: Failure,
+    cause: &(dyn std::fmt::Display + Sync),
+) {
+    count(front, session, peer, failure, cause);
+    let reply = failure.with_id(None);
+    let farewell = async {
+        stream.write_all(reply.as_bytes()).await?;
+        stream.shutdown().await
+    };
+    // Whoever does not read it is not told.
+    let _ = timeout(FAREWELL, farewell).await;
+}
+
+fn count(
+    front: &FrontEnd,
+    session: &str,
+    peer: &Peer,
+    failure: Failure,
+    cause: &(dyn std::fmt::Display + Sync),
+) {
+    let name = &front.options.name;
+    if let Some(reason) = failure.reason() {
+        front.metrics.session_error(name, reason);
+    }
+    info!(frontend = %name, session, %peer, ?failure, %cause, "session cut short");
+}
+
+/// The next hop, connected, with PROXY header and TLS where they come first.
+async fn next_hop(front: &FrontEnd, peer: &Peer, client: &Stream) -> Result<NextHop, String> {
+    let Some(upstream) = &front.options.upstream else {
+        let server = Server::new(front.options.dialect(), &front.options.hostname);
+        return Ok(NextHop::Inner(Box::new(server)));
+    };
+    let limit = front.options.limits.upstream_connect;
+    let mut socket = upstream
+        .address
+        .connect(limit)
+        .await
+        .map_err(|error| format!("{}: {error}", upstream.address))?;
+    let secured = async {
+        if let TellClient::Proxy(version) = front.options.tell_client {
+            let header = proxy_protocol::header(version, peer, client.local());
+            let sent = socket.write_all(&header).await;
+            sent.map_err(|error| error.to_string())?;
+        }
+        match &upstream.tls {
+            UpstreamTls::Implicit(tls, name) => tls
+                .connect(socket, name)
+                .await
+                .map_err(|error| error.to_string()),
+            _ => Ok(Stream::from(socket)),
+        }
+    };
+    match timeout(limit, secured).await {
+        Ok(stream) => stream.map(NextHop::Socket),
+        Err(_) => Err(format!("{}: timed out", upstream.address)),
+    }
+}
+
+struct Session {
+    front: Arc<FrontEnd>,
+    relay: Relay,
+    pump: Pump,
+    id: String,
+    peer: Peer,
+    /// The message that is arriving.
+    copy: Option<Copy>,
+    /// The message whose fate is awaited.
+    captured: Option<Captured>,
+    /// The message that passes uncopied, and why.
+    gap: Option<(CaptureId, JournalError)>,
+    replaced: bool,
+    message_bytes: u64,
+    ended_at: Option<Instant>,
+    stopping: bool,
+    end: Instant,
+}
+
+/// The session is over, without another word.
+struct Over;
+
+impl Session {
+    async fn talk(&mut self) {
+        loop {
+            self.pump.offer(&mut self.relay);
+            if self.carry_out().await.is_err() {
+                break;
+            }
+            if self.stopping && self.relay.is_idle() {
+                self.relay.stop(Failure::ShuttingDown);
+                continue;
+            }
+            if self.relay.is_closing() && self.relay.to_client.is_empty() {
+                break;
+            }
+            let (limit, silent) = self.patience();
+            match self.pump.turn(&mut self.relay, limit, self.end).await {
+                Event::Moved => {}
+                Event::ClientEnded => self.relay.client_ended(),
+                Event::ClientLost => {
+                    self.report(Failure::ClientLost);
+                    self.relay.client_lost();
+                }
+                Event::UpstreamLost => self.relay.upstream_failed(Failure::UpstreamLost),
+                Event::Stopping => self.stopping = true,
+                Event::Overdue if self.relay.is_closing() => break,
+                Event::Overdue if Instant::now() >= self.end => {
+                    self.relay.stop(Failure::TotalTimeout);
+                    self.end = Instant::now() + FAREWELL;
+                }
+                Event::Overdue if silent == Failure::UpstreamTimeout => {
+                    self.relay.upstream_failed(silent);
+                }
+                Event::Overdue => self.relay.stop(silent),
+            }
+        }
+        let farewell = timeout(FAREWELL, self.pump.close_client()).await;
+        debug!(session = %self.id, ok = farewell.is_ok(), "session closed");
+    }
+
+    /// How long to wait, and whose silence it is that ends the wait.
+    fn patience(&self) -> (Duration, Failure) {
+        let limits = &self.front.options.limits;
+        if self.relay.is_closing() {
+            (FAREWELL, Failure::IdleTimeout)
+        } else if self.relay.awaits_fate() {
+            (limits.upstream_fate, Failure::UpstreamTimeout)
+        } else if self.relay.awaits_upstream() || !self.relay.to_upstream.is_empty() {
+            (limits.upstream_reply, Failure::UpstreamTimeout)
+        } else {
+            (limits.idle, Failure::IdleTimeout)
+        }
+    }
+
+    /// Moves content into the copy and carries out what the relay asks for.
+    async fn carry_out(&mut self) -> Result<(), Over> {
+        loop {
+            if !self.relay.copy.is_empty() {
+                self.write_copy().await;
+            }
+            let Some(step) = self.relay.poll() else {
+                return Ok(());
+            };
+            match step {
+                Step::BeginCopy => self.begin_copy(),
+                Step::EndCopy => self.end_copy().await,
+                Step::DropCopy(outcome) => self.drop_copy(outcome),
+                Step::Fate(fate) => self.fate(fate),
+                Step::DropUpstream => self.pump.drop_next_hop(),
+                Step::Failed(failure) => self.report(failure),
+                Step::SecureClient => Box::pin(self.secure_client()).await?,
+                Step::SecureUpstream => Box::pin(self.secure_upstream()).await,
+            }
+            // An answered step may let bytes go on that waited for it.
+            self.pump.offer(&mut self.relay);
+        }
+    }
+
+    fn begin_copy(&mut self) {
+        let (id, now) = copy::next_id();
+        let protocol = self.front.options.protocol;
+        match Copy::begin(&self.front.journal, protocol, id, now) {
+            Ok(copy) => {
+                self.copy = Some(copy);
+                self.relay.copy_begun(Copied::Safe { reply: None });
+            }
+            Err(error) => {
+                let copied = self.capture_failed(id, error);
+                self.relay.copy_begun(copied);
+            }
+        }
+    }
+
+    async fn write_copy(&mut self) {
+        let Some(copy) = &mut self.copy else {
+            self.relay.copy.clear();
+            return;
+        };
+        let id = copy.id;
+        let written = copy.write(&self.relay.copy).await;
+        self.relay.copy.clear();
+        if let Err(error) = written {
+            self.copy = None;
+            let copied = self.capture_failed(id, error);
+            self.relay.copy_failed(copied);
+        }
+    }
+
+    async fn end_copy(&mut self) {
+        let ended = self.relay.take_ended();
+        self.replaced = ended.replaced;
+        self.message_bytes = ended.bytes;
+        let began = Instant::now();
+        self.ended_at = Some(began);
+        let Some(copy) = self.copy.take() else {
+            self.relay.copy_ended(Copied::Gap);
+            return;
+        };
+        let id = copy.id;
+        let limits = &self.front.options.limits;
+        // What the next hop has not read of the message yet, it reads while the journal syncs.
+        let (flushed, committed) = tokio::join!(
+            timeout(
+                limits.upstream_reply,
+                self.pump.flush_upstream(&mut self.relay)
+            ),
+            timeout(limits.capture, copy.commit(&self.front, &self.id, ended)),
+        );
+        let committed = committed.unwrap_or_else(|_| {
+            Err(JournalError::Io {
+                step: "sync in time",
+                source: std::io::ErrorKind::TimedOut.into(),
+            })
+        });
+        let reached = matches!(flushed, Ok(Ok(())));
+        let holds = self.front.rules.hold_end;
+        match committed {
+            Ok(captured) if holds && !reached => {
+                // It has not heard the end, so it cannot have taken the message.
+                captured.discard("the next hop was lost before the end of data".into());
+                self.relay.copy_ended(Copied::Unwanted);
+            }
+            Ok(captured) => {
+                self.captured = Some(captured);
+                let reply = (self.front.options.role == Role::Journal)
+                    .then(|| format!("250 2.0.0 Captured as {id}\r\n").into_bytes());
+                self.relay.copy_ended(Copied::Safe { reply });
+            }
+            Err(error) => {
+                let copied = self.capture_failed(id, error);
+                self.relay.copy_ended(copied);
+            }
+        }
+        if !reached {
+            self.relay.upstream_failed(Failure::UpstreamLost);
+        }
+    }
+
+    /// Our own failure, and what the operator wants done about it.
+    fn capture_failed(&mut self, id: CaptureId, error: JournalError) -> Copied {
+        let frontend = &self.front.options.name;
+        warn!(%frontend, session = %self.id, capture = %id, %error, "capture failed");
+        match self.front.options.on_capture_failure {
+            OnCaptureFailure::Tempfail => Copied::Failed { id: id.to_string() },
+            OnCaptureFailure::Pass => {
+                self.gap = Some((id, error));
+                Copied::Gap
+            }
+        }
+    }
+
+    fn drop_copy(&mut self, outcome: &'static str) {
+        self.copy = None;
+        self.gap = None;
+        self.front
+            .metrics
+            .captured(&self.front.options.name, outcome);
+    }
+
+    fn fate(&mut self, fate: Fate) {
+        let metrics = &self.front.metrics;
+        let name = self.front.options.name.as_str();
+        let session = self.id.as_str();
+        if let Some(began) = self.ended_at.take() {
+            let seconds = began.elapsed().as_secs_f64();
+            metrics
+                .capture_seconds
+                .with_label_values(&[name])
+                .observe(seconds);
+        }
+        if let Some((id, cause)) = self.gap.take() {
+            self.captured = None;
+            if let Fate::Accepted(reply) = &fate {
+                metrics.captured(name, "gap");
+                let reply = WireText::from(reply.as_slice());
+                warn!(frontend = name, session, capture = %id, %reply, %cause, "passed uncopied");
+                return;
+            }
+        }
+        let Some(captured) = self.captured.take() else {
+            return;
+        };
+        let id = captured.id();
+        let outcome = match fate {
+            Fate::Accepted(reply) => {
+                let reply = WireText::from(reply);
+                let bytes = self.message_bytes;
+                info!(frontend = name, session, capture = %id, bytes, %reply, "captured");
+                let acceptance = match self.front.options.role {
+                    Role::Journal => Acceptance::NotAsked,
+                    Role::Filter | Role::Proxy => Acceptance::Accepted { reply },
+                };
+                captured.release(acceptance);
+                metrics
+                    .captured_bytes_total
+                    .with_label_values(&[name])
+                    .inc_by(bytes);
+                "captured"
+            }
+            Fate::Rejected(reply) => {
+                let reply = WireText::from(reply);
+                info!(frontend = name, session, capture = %id, %reply, "rejected by the next hop");
+                if self.front.options.capture_rejected {
+                    captured.release(Acceptance::Rejected { reply });
+                } else {
+                    captured.discard(reply);
+                }
+                "rejected"
+            }
+            Fate::Unknown => {
+                warn!(frontend = name, session, capture = %id, "the next hop's answer never came");
+                captured.release(Acceptance::Unknown);
+                "unknown"
+            }
+        };
+        metrics.captured(name, outcome);
+    }
+
+    fn report(&self, failure: Failure) {
+        count(&self.front, &self.id, &self.peer, failure, &failure.reply());
+    }
+
+    /// STARTTLS: our answer goes out in clear, and everything after it is TLS.
+    async fn secure_client(&mut self) -> Result<(), Over> {
+        let Some(tls) = &self.front.options.tls else {
+            return Err(Over);
+        };
+        let identity = tls.identity.clone();
+        let handshake = async {
+            let flushed = self.pump.flush_client(&mut self.relay).await;
+            flushed.map_err(TlsError::Handshake)?;
+            self.pump.secure_client(&identity).await
+        };
+        let secured = timeout(self.front.options.limits.handshake, handshake).await;
+        match secured {
+            Ok(Ok(facts)) => {
+                self.relay.client_secured(facts);
+                Ok(())
+            }
+            failed => {
+                let cause = match failed {
+                    Ok(Err(error)) => error.to_string(),
+                    _ => "timed out".to_owned(),
+                };
+                count(
+                    &self.front,
+                    &self.id,
+                    &self.peer,
+                    Failure::TlsHandshake,
+                    &cause,
+                );
+                Err(Over)
+            }
+        }
+    }
+
+    async fn secure_upstream(&mut self) {
+        let Some(UpstreamTls::StartTls(tls, name)) =
+            self.front.options.upstream.as_ref().map(|u| &u.tls)
+        else {
+            return;
+        };
+        let (tls, name) = (tls.clone(), name.clone());
+        let limit = self.front.options.limits.upstream_connect;
+        let handshake = async {
+            let flushed = self.pump.flush_upstream(&mut self.relay).await;
+            flushed.map_err(TlsError::Handshake)?;
+            self.pump.secure_next_hop(&tls, &name).await
+        };
+        match timeout(limit, handshake).await {
+            Ok(Ok(())) => self.relay.upstream_secured(),
+            failed => {
+                let cause = match failed {
+                    Ok(Err(error)) => error.to_string(),
+                    _ => "timed out".to_owned(),
+                };
+                warn!(session = %self.id, %cause, "next hop: no TLS");
+                self.relay.stop(Failure::UpstreamRefused);
+            }
+        }
+    }
+}
