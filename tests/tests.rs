@@ -29,3 +29,6 @@ mod journal_report;
 
 /// Sockets as front ends and next hops use them: limits, unix sockets, PROXY protocol, TLS, reloads, panics.
 mod net;
+
+/// `deploy/postfix`: the change, its dry run and its undoing, on files and on a running Postfix.
+mod postfix_deploy;
