@@ -241,7 +241,8 @@ pub(super) type Slots = std::collections::BTreeMap<u8, String>;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Opening {
     /// The segment before this one and the end of its last record; what lies behind that end is not part of the log.
-    pub(super) previous: Option<Location>,
+    /// More than one where segments had to be abandoned before their own openings were synced.
+    pub(super) previous: Vec<Location>,
     pub(super) targets: Slots,
 }
 

@@ -33,8 +33,8 @@ use crate::message::Acceptance;
 
 pub(super) struct Recovered {
     pub(super) index: Index,
-    /// Where the last segment ends.
-    pub(super) previous: Option<Location>,
+    /// Where segments end of which no opening tells it: the last one, as a rule.
+    pub(super) previous: Vec<Location>,
     pub(super) spares: Vec<String>,
     pub(super) next_ordinal: u32,
     /// Facts found out here, to be written into the next segment.
@@ -63,7 +63,7 @@ pub(super) enum Mode {
 pub(super) fn recover(disk: &dyn Disk, mode: Mode) -> io::Result<Recovered> {
     let mut recovered = Recovered {
         index: Index::default(),
-        previous: None,
+        previous: Vec::new(),
         spares: Vec::new(),
         next_ordinal: 0,
         backlog: Vec::new(),
@@ -137,9 +137,9 @@ fn read_openings(segments: &Segments) -> HashMap<SegmentId, u32> {
         // One that cannot be read is judged with the rest of its segment.
         if let Ok((Record::Opening(opening), _)) =
             reader::read_record(&**file, start, OPENING_BYTES)
-            && let Some(previous) = opening.previous
         {
-            ends.insert(previous.segment, previous.offset);
+            let told = opening.previous.iter();
+            ends.extend(told.map(|end| (end.segment, end.offset)));
         }
     }
     ends
@@ -213,10 +213,12 @@ fn replay(
         }
     }
     recovered.index.seal(id);
-    recovered.previous = Some(Location {
-        segment: id,
-        offset: walk.end,
-    });
+    if told_end.is_none() {
+        recovered.previous.push(Location {
+            segment: id,
+            offset: walk.end,
+        });
+    }
     for gap in &walk.gaps {
         if gap.case == GapCase::Damaged {
             recovered.bad.push(BadRecord {

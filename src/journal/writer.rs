@@ -20,6 +20,7 @@ use super::{
     disk::DiskFile,
     format::{Header, Kind, Location, MovedState, Opening, Record, SegmentId, record_bytes},
     keeper::Job,
+    large::LargeDraft,
     shared::{CaptureOp, Change, Op, Shared, failed},
 };
 
@@ -42,13 +43,15 @@ pub(super) fn reserve_bytes(segment_bytes: u64) -> u64 {
 pub(super) struct Writer {
     shared: Arc<Shared>,
     current: Option<Current>,
-    /// Where the last good segment ended.
-    previous: Option<Location>,
+    /// Where the segments ended that the next opening is to tell of.
+    previous: Vec<Location>,
     buffer: Vec<u8>,
     staged: Vec<Staged>,
     /// Applied, but not known to be synced.
     backlog: Vec<Record>,
     sync_by: Option<Instant>,
+    /// Files of failed captures: their records may be on disk until the next opening says that they are not in the log.
+    doomed: Vec<LargeDraft>,
     /// When to look for captures that pin a segment again.
     look_at: Instant,
 }
@@ -80,11 +83,7 @@ enum Staged {
 
 impl Writer {
     /// `previous` and `backlog` are what recovery left to be written.
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        previous: Option<Location>,
-        backlog: Vec<Record>,
-    ) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, previous: Vec<Location>, backlog: Vec<Record>) -> Self {
         Self {
             shared,
             current: None,
@@ -93,6 +92,7 @@ impl Writer {
             staged: Vec::new(),
             backlog,
             sync_by: None,
+            doomed: Vec::new(),
             look_at: Instant::now(),
         }
     }
@@ -176,7 +176,10 @@ impl Writer {
                 tracing::warn!(%error, "journal: what became of a capture is not on disk yet");
                 self.flush(false);
                 self.apply_unwritten(record, reply);
-                self.housekeeping();
+                // A segment that is done as a whole needs no record of it. (A large file does: its capture would be
+                // found again without it.)
+                let freed = self.shared.log.index.lock().free_front();
+                self.shared.keeper.give(freed.into_iter().map(Job::Free));
             }
         }
     }
@@ -286,7 +289,7 @@ impl Writer {
             .take()
             .map_err(failed("make a segment"))?;
         if let Some(done) = self.current.take() {
-            self.previous = Some(Location {
+            self.previous.push(Location {
                 segment: done.id,
                 offset: done.synced as u32,
             });
@@ -295,7 +298,7 @@ impl Writer {
         let mut index = self.shared.log.index.lock();
         index.add_segment(prepared.id, prepared.file.clone());
         let opening = Record::Opening(Opening {
-            previous: self.previous,
+            previous: self.previous.clone(),
             targets: index.slots(),
         });
         drop(index);
@@ -359,6 +362,10 @@ impl Writer {
     /// Writes the buffer, syncs if asked to, and tells everyone.
     fn flush(&mut self, sync: bool) {
         let has_unsynced = self.sync_by.is_some() || !self.buffer.is_empty();
+        if self.current.is_none() {
+            self.sync_by = None;
+            return;
+        }
         if !has_unsynced || (self.buffer.is_empty() && !sync) {
             return;
         }
@@ -375,6 +382,8 @@ impl Writer {
             self.shared.metrics.journal_sync_seconds.observe(took);
             self.sync_by = None;
             self.backlog.clear();
+            self.doomed.clear();
+            self.previous.clear();
         } else if self.sync_by.is_none() {
             self.sync_by = Some(started + SYNC_WITHIN);
         }
@@ -459,7 +468,7 @@ impl Writer {
         if let Some(current) = self.current.take() {
             self.shared.log.index.lock().seal(current.id);
             if current.synced > 0 {
-                self.previous = Some(Location {
+                self.previous.push(Location {
                     segment: current.id,
                     offset: current.synced as u32,
                 });
@@ -469,6 +478,7 @@ impl Writer {
             match staged {
                 Staged::Capture(_, _, op) => {
                     let _ = op.reply.send(Err(error.again()));
+                    self.doomed.extend(op.large);
                 }
                 Staged::Change(_, _, record, reply) => match record {
                     Record::Moved(..) => {}
@@ -510,14 +520,17 @@ impl Writer {
 
     fn close(&mut self) -> Result<(), JournalError> {
         self.flush(true);
-        if self.current.is_some() {
-            let (kind, payload) = Record::Closed.encode();
-            if self.make_room(record_bytes(0) as u64, 0).is_ok() {
-                self.stage(kind, &[&payload], crc32fast::hash(&payload));
-            }
-            self.write(true)?;
+        for large in &mut self.doomed {
+            // The next start finds out whether their records came through.
+            large.keep();
         }
-        Ok(())
+        if self.current.is_none() && self.backlog.is_empty() {
+            return Ok(());
+        }
+        let (kind, payload) = Record::Closed.encode();
+        self.make_room(record_bytes(0) as u64, 0)?;
+        self.stage(kind, &[&payload], crc32fast::hash(&payload));
+        self.write(true)
     }
 }
 
