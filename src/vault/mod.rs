@@ -1,1 +1,290 @@
-//! vault
+//! The built-in second mail store: a JMAP server, its storage and its page, over HTTPS.
+//!
+//! [`Vault::open`] opens the store, makes what a first start needs (certificate, tokens) and binds; [`Vault::serve`]
+//! serves until it is told to stop. A message is confirmed when it is synced, never before (`storage`). Requests come in
+//! through `jmap` (programs) and `page` (people); `index` fills the full-text search behind them. [`export`] gives
+//! everything back as files.
+//!
+//! It never changes or deletes a message. Its own failure is a transient answer (503, 507), and nothing half stored.
+
+mod auth;
+mod error;
+mod jmap;
+mod mime;
+mod storage;
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+    service::TowerToHyperService,
+};
+use tokio::sync::Semaphore;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    metrics::Metrics,
+    net::{self, Connection, IdentityFiles, Listener, Peer, ServeOptions, ServerTls},
+};
+
+pub use auth::{Scope, TokenError};
+pub use error::VaultError;
+pub use storage::StoreError;
+
+use auth::Tokens;
+use storage::Store;
+
+/// How often uploads that nothing names are looked for.
+const ORPHANS_EVERY: Duration = Duration::from_secs(3600);
+
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub listen: net::Address,
+    pub data_dir: PathBuf,
+    /// Certificate and key; made on first start where absent.
+    pub identity: Option<IdentityFiles>,
+    /// Host names and addresses in a certificate of our own making.
+    pub names: Vec<String>,
+    /// Which tokens may do what; `tokens/tokens` in `data_dir` where absent.
+    pub tokens_file: Option<PathBuf>,
+    pub limits: Limits,
+}
+
+impl Options {
+    pub fn new(listen: net::Address, data_dir: PathBuf) -> Self {
+        Self {
+            listen,
+            data_dir,
+            identity: None,
+            names: ["localhost", "127.0.0.1", "::1"].map(String::from).to_vec(),
+            tokens_file: None,
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// What one client, and all together, may ask for.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// One upload.
+    pub message_bytes_max: u64,
+    /// One API request, and one blob inside it.
+    pub request_bytes_max: u64,
+    /// API requests at a time; each may hold `request_bytes_max` in memory.
+    pub requests_max: usize,
+    pub uploads_max: usize,
+    pub calls_max: u64,
+    pub objects_max: u64,
+    pub connections_max: usize,
+    pub connections_per_address_max: usize,
+    /// A client that sends or takes nothing for so long is cut off.
+    pub idle: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            message_bytes_max: 2 << 30,
+            request_bytes_max: 8 << 20,
+            requests_max: 8,
+            uploads_max: 8,
+            calls_max: 64,
+            objects_max: 1000,
+            connections_max: 512,
+            connections_per_address_max: 128,
+            idle: Duration::from_secs(60),
+        }
+    }
+}
+
+/// The vault, open and listening.
+pub struct Vault {
+    listener: Listener,
+    tls: ServerTls,
+    shared: Arc<Shared>,
+    fingerprint: Option<String>,
+    certificate: PathBuf,
+    fresh_tokens: Vec<PathBuf>,
+}
+
+/// What every request needs.
+pub(crate) struct Shared {
+    pub(crate) store: Arc<Store>,
+    pub(crate) tokens: Tokens,
+    pub(crate) limits: Limits,
+    pub(crate) requests: Arc<Semaphore>,
+    pub(crate) uploads: Arc<Semaphore>,
+}
+
+impl Vault {
+    /// Opens the store (mending what an unclean stop left), makes certificate and tokens where there are none, and binds.
+    pub async fn open(options: Options, metrics: Arc<Metrics>) -> Result<Self, VaultError> {
+        let listen = options.listen.clone();
+        let opened = tokio::task::spawn_blocking(move || Opened::open(options, metrics));
+        let opened = opened.await.map_err(|_| StoreError::Closed)??;
+        let listener = listen.listen(None).await.map_err(|cause| VaultError::Listen {
+            address: listen.to_string(),
+            cause,
+        })?;
+        Ok(Self {
+            listener,
+            tls: opened.tls,
+            fingerprint: opened.fingerprint,
+            certificate: opened.certificate,
+            fresh_tokens: opened.fresh_tokens,
+            shared: Arc::new(opened.shared),
+        })
+    }
+
+    pub fn local(&self) -> Option<SocketAddr> {
+        self.listener.local()
+    }
+
+    /// SHA-256 of the certificate, where it is one of our own making.
+    pub fn fingerprint(&self) -> Option<&str> {
+        self.fingerprint.as_deref()
+    }
+
+    /// The certificate that clients may take as their authority.
+    pub fn certificate(&self) -> &std::path::Path {
+        &self.certificate
+    }
+
+    /// Files of tokens that this start has made.
+    pub fn fresh_tokens(&self) -> &[PathBuf] {
+        &self.fresh_tokens
+    }
+
+    /// To read the certificate again.
+    pub fn tls(&self) -> ServerTls {
+        self.tls.clone()
+    }
+
+    /// Serves until `stop`; then requests in flight end, and the store is synced and closed.
+    pub async fn serve(self, stop: CancellationToken) {
+        let tasks = TaskTracker::new();
+        let store = self.shared.store.clone();
+        tasks.spawn(remove_orphans(store.clone(), stop.clone()));
+        let limits = self.shared.limits;
+        let options = ServeOptions {
+            sessions_max: limits.connections_max,
+            sessions_per_address_max: limits.connections_per_address_max,
+            proxy_protocol: None,
+            handshake_timeout: Duration::from_secs(10),
+        };
+        let service = Arc::new(Https {
+            router: router(self.shared),
+            idle: limits.idle,
+            stop: stop.clone(),
+        });
+        net::serve(self.listener, options, Some(self.tls), service, stop, tasks.clone()).await;
+        tasks.close();
+        tasks.wait().await;
+        let _ = tokio::task::spawn_blocking(move || store.close()).await;
+    }
+}
+
+/// What opening gives, before there is a listener.
+struct Opened {
+    tls: ServerTls,
+    shared: Shared,
+    fingerprint: Option<String>,
+    certificate: PathBuf,
+    fresh_tokens: Vec<PathBuf>,
+}
+
+impl Opened {
+    fn open(options: Options, metrics: Arc<Metrics>) -> Result<Self, VaultError> {
+        let store = Store::open(&options.data_dir, None, metrics)?;
+        let (identity, fingerprint) = match options.identity {
+            Some(identity) => (identity, None),
+            None => {
+                let names: Vec<&str> = options.names.iter().map(String::as_str).collect();
+                let made = net::self_signed(&names, &options.data_dir.join("tls"))?;
+                (made.files, Some(made.fingerprint))
+            }
+        };
+        let certificate = identity.certificate.clone();
+        let tls = ServerTls::load(identity, None, &["h2", "http/1.1"])?;
+        let (tokens, fresh_tokens) =
+            Tokens::open(&options.data_dir.join("tokens"), options.tokens_file)?;
+        let limits = options.limits;
+        Ok(Self {
+            tls,
+            fingerprint,
+            certificate,
+            fresh_tokens,
+            shared: Shared {
+                store,
+                tokens,
+                limits,
+                requests: Arc::new(Semaphore::new(limits.requests_max)),
+                uploads: Arc::new(Semaphore::new(limits.uploads_max)),
+            },
+        })
+    }
+}
+
+fn router(shared: Arc<Shared>) -> axum::Router {
+    jmap::routes(shared)
+}
+
+async fn remove_orphans(store: Arc<Store>, stop: CancellationToken) {
+    loop {
+        match store.remove_orphans(storage::now()).await {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(count, "vault: removed uploads that nothing named"),
+            Err(error) => tracing::warn!(%error, "vault: orphans stay"),
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(ORPHANS_EVERY) => {}
+        }
+    }
+}
+
+/// HTTP/2 and HTTP/1.1 on accepted connections.
+struct Https {
+    router: axum::Router,
+    idle: Duration,
+    stop: CancellationToken,
+}
+
+impl net::Service for Https {
+    async fn serve(self: Arc<Self>, connection: Connection) {
+        if connection.refused.is_some() {
+            return;
+        }
+        let mut server = auto::Builder::new(TokioExecutor::new());
+        server
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.idle);
+        // A batch fills one window, so that a sender far away does not wait for updates.
+        server
+            .http2()
+            .timer(TokioTimer::new())
+            .keep_alive_interval(self.idle)
+            .initial_stream_window_size(4 << 20)
+            .initial_connection_window_size(16 << 20)
+            .max_concurrent_streams(64);
+        let service = TowerToHyperService::new(self.router.clone());
+        let serving = server.serve_connection(TokioIo::new(connection.stream), service);
+        tokio::pin!(serving);
+        let ended = tokio::select! {
+            ended = serving.as_mut() => ended,
+            () = self.stop.cancelled() => {
+                serving.as_mut().graceful_shutdown();
+                serving.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(peer = ?connection.peer, %error, "vault: connection ended");
+        }
+    }
+
+    fn failed(&self, peer: &Peer, reason: &'static str, cause: &dyn std::fmt::Display) {
+        tracing::info!(?peer, reason, %cause, "vault: no session");
+    }
+}
