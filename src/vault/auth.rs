@@ -31,7 +31,9 @@ pub enum TokenError {
         #[source]
         cause: io::Error,
     },
-    #[error("vault: tokens ({path}), line {line}: expected a name, scopes (read, write or read,write) and 64 hexadecimal digits")]
+    #[error(
+        "vault: tokens ({path}), line {line}: expected a name, scopes (read, write or read,write) and 64 hexadecimal digits"
+    )]
     Line { path: PathBuf, line: usize },
 }
 
@@ -203,11 +205,21 @@ mod tests {
         let hash = K1(Sha256::digest(b"secret").into());
         fs::write(&path, format!("# mine\na read,write {hash}\n")).unwrap();
         let (tokens, _) = Tokens::open(dir.path(), Some(path)).unwrap();
-        let both = Some(Scope { read: true, write: true });
+        let both = Some(Scope {
+            read: true,
+            write: true,
+        });
         let basic = format!("Basic {}", STANDARD.encode("anyone:secret"));
         assert_eq!(tokens.authorize("Bearer secret"), both);
         assert_eq!(tokens.authorize(&basic), both);
-        for wrong in ["Bearer Secret", "Bearer", "secret", "Digest secret", "Basic secret", ""] {
+        for wrong in [
+            "Bearer Secret",
+            "Bearer",
+            "secret",
+            "Digest secret",
+            "Basic secret",
+            "",
+        ] {
             assert_eq!(tokens.authorize(wrong), None, "{wrong}");
         }
     }

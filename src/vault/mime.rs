@@ -4,13 +4,19 @@
 //! Of each message at most [`PARSED_BYTES_MAX`] bytes are looked at, so that memory does not depend on its size; what is
 //! beyond them is stored and downloaded like any other byte, but not shown or found.
 
-use mail_parser::{Address, Message, MessageParser, MimeHeaders};
+use mail_parser::{Address, Message, MessageParser, MessagePart, MimeHeaders};
 
 pub(crate) const PARSED_BYTES_MAX: u64 = 8 << 20;
 
-/// Always a message: bytes that are none have no header and no part.
+/// Always a message: bytes that are none make one empty part, which the parser's own accessors count on.
 pub(crate) fn parse(content: &[u8]) -> Message<'_> {
-    MessageParser::default().parse(content).unwrap_or_default()
+    let parsed = MessageParser::default().parse(content);
+    parsed
+        .filter(|message| !message.parts.is_empty())
+        .unwrap_or_else(|| Message {
+            parts: vec![MessagePart::default()],
+            ..Message::default()
+        })
 }
 
 /// A message id without its angle brackets.
@@ -45,7 +51,8 @@ pub(crate) fn show_addresses(addresses: Option<&Address<'_>>) -> String {
 /// When the author says it was sent, in Unix milliseconds.
 pub(crate) fn sent_at(message: &Message<'_>) -> Option<i64> {
     let date = message.date()?;
-    date.is_valid().then(|| date.to_timestamp().saturating_mul(1000))
+    date.is_valid()
+        .then(|| date.to_timestamp().saturating_mul(1000))
 }
 
 /// The beginning of a text, at most `bytes_max` bytes of it, cut between characters.
@@ -56,5 +63,7 @@ pub(crate) fn beginning(text: &str, bytes_max: usize) -> &str {
 /// The names of the attachments, in order.
 pub(crate) fn attachment_names(message: &Message<'_>) -> Vec<String> {
     let names = message.attachments().map(|part| part.attachment_name());
-    names.map(|name| name.unwrap_or_default().to_owned()).collect()
+    names
+        .map(|name| name.unwrap_or_default().to_owned())
+        .collect()
 }

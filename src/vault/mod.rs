@@ -9,6 +9,7 @@
 
 mod auth;
 mod error;
+mod index;
 mod jmap;
 mod mime;
 mod storage;
@@ -20,7 +21,7 @@ use hyper_util::{
     server::conn::auto,
     service::TowerToHyperService,
 };
-use tokio::sync::Semaphore;
+use tokio::{runtime::Handle, sync::Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -33,6 +34,7 @@ pub use error::VaultError;
 pub use storage::StoreError;
 
 use auth::Tokens;
+use index::Indexer;
 use storage::Store;
 
 /// How often uploads that nothing names are looked for.
@@ -103,6 +105,7 @@ pub struct Vault {
     listener: Listener,
     tls: ServerTls,
     shared: Arc<Shared>,
+    indexer: Indexer,
     fingerprint: Option<String>,
     certificate: PathBuf,
     fresh_tokens: Vec<PathBuf>,
@@ -123,10 +126,13 @@ impl Vault {
         let listen = options.listen.clone();
         let opened = tokio::task::spawn_blocking(move || Opened::open(options, metrics));
         let opened = opened.await.map_err(|_| StoreError::Closed)??;
-        let listener = listen.listen(None).await.map_err(|cause| VaultError::Listen {
-            address: listen.to_string(),
-            cause,
-        })?;
+        let listener = listen
+            .listen(None)
+            .await
+            .map_err(|cause| VaultError::Listen {
+                address: listen.to_string(),
+                cause,
+            })?;
         Ok(Self {
             listener,
             tls: opened.tls,
@@ -134,6 +140,7 @@ impl Vault {
             certificate: opened.certificate,
             fresh_tokens: opened.fresh_tokens,
             shared: Arc::new(opened.shared),
+            indexer: opened.indexer,
         })
     }
 
@@ -166,6 +173,10 @@ impl Vault {
         let tasks = TaskTracker::new();
         let store = self.shared.store.clone();
         tasks.spawn(remove_orphans(store.clone(), stop.clone()));
+        let indexing = self.indexer.start(Handle::current(), stop.clone());
+        if let Err(error) = &indexing {
+            tracing::error!(%error, "vault: full-text index: no thread");
+        }
         let limits = self.shared.limits;
         let options = ServeOptions {
             sessions_max: limits.connections_max,
@@ -178,10 +189,24 @@ impl Vault {
             idle: limits.idle,
             stop: stop.clone(),
         });
-        net::serve(self.listener, options, Some(self.tls), service, stop, tasks.clone()).await;
+        net::serve(
+            self.listener,
+            options,
+            Some(self.tls),
+            service,
+            stop,
+            tasks.clone(),
+        )
+        .await;
         tasks.close();
         tasks.wait().await;
-        let _ = tokio::task::spawn_blocking(move || store.close()).await;
+        let ended = tokio::task::spawn_blocking(move || {
+            if let Ok(thread) = indexing {
+                let _ = thread.join();
+            }
+            store.close();
+        });
+        let _ = ended.await;
     }
 }
 
@@ -189,6 +214,7 @@ impl Vault {
 struct Opened {
     tls: ServerTls,
     shared: Shared,
+    indexer: Indexer,
     fingerprint: Option<String>,
     certificate: PathBuf,
     fresh_tokens: Vec<PathBuf>,
@@ -196,7 +222,8 @@ struct Opened {
 
 impl Opened {
     fn open(options: Options, metrics: Arc<Metrics>) -> Result<Self, VaultError> {
-        let store = Store::open(&options.data_dir, None, metrics)?;
+        let store = Store::open(&options.data_dir, None, metrics.clone())?;
+        let indexer = Indexer::new(store.clone(), metrics)?;
         let (identity, fingerprint) = match options.identity {
             Some(identity) => (identity, None),
             None => {
@@ -215,6 +242,7 @@ impl Opened {
             fingerprint,
             certificate,
             fresh_tokens,
+            indexer,
             shared: Shared {
                 store,
                 tokens,

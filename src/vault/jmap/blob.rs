@@ -86,7 +86,9 @@ pub(super) fn get(context: &mut Context<'_, '_>, get: Get) -> Answer {
         let wants_bytes = properties.iter().any(|p| p != "size" && p != "id");
         let mut bytes = Vec::new();
         if wants_bytes {
-            let end = get.length.map_or(row.bytes, |length| start.saturating_add(length));
+            let end = get
+                .length
+                .map_or(row.bytes, |length| start.saturating_add(length));
             let count = end.min(row.bytes).saturating_sub(start);
             left = left
                 .checked_sub(count)
@@ -164,7 +166,11 @@ pub(super) fn lookup(context: &mut Context<'_, '_>, lookup: Lookup) -> Answer {
             let ids: Vec<String> = match (&**name, &email) {
                 ("Email", Some(email)) => vec![email_id(&email.k1)],
                 ("Thread", Some(email)) => vec![thread_id(&email.k1)],
-                ("Mailbox", Some(email)) => email.mailboxes.iter().map(|row| mailbox::id_of(*row)).collect(),
+                ("Mailbox", Some(email)) => email
+                    .mailboxes
+                    .iter()
+                    .map(|row| mailbox::id_of(*row))
+                    .collect(),
                 ("Email" | "Thread" | "Mailbox", None) => Vec::new(),
                 _ => return Err(Fault::Method("unknownDataType", name.clone())),
             };
@@ -184,4 +190,3 @@ pub(super) fn range(size: usize, offset: Option<u64>, length: Option<u64>) -> Op
     };
     (start <= end && end <= size).then_some(start..end)
 }
-

@@ -61,7 +61,10 @@ pub(super) fn set_error(kind: &str, description: impl ToString) -> SetError {
 pub(super) enum Call {
     /// `Blob/upload`: its bytes are written, its rows are not.
     Upload(Vec<(String, Result<Upload, SetError>)>),
-    Other { name: String, arguments: Box<RawValue> },
+    Other {
+        name: String,
+        arguments: Box<RawValue>,
+    },
     /// Found wrong before it ran.
     Failed(Fault),
 }
@@ -138,7 +141,10 @@ impl<'w> Context<'_, 'w> {
     pub(super) fn check_objects(&self, count: usize) -> Result<(), Fault> {
         if count as u64 > self.limits.objects_max {
             let limit = self.limits.objects_max;
-            return Err(Fault::Method("requestTooLarge", format!("{count} objects, at most {limit}")));
+            return Err(Fault::Method(
+                "requestTooLarge",
+                format!("{count} objects, at most {limit}"),
+            ));
         }
         Ok(())
     }
@@ -175,7 +181,10 @@ impl<'w> Context<'_, 'w> {
 
     fn dispatch(&mut self, name: &str, arguments: &RawValue) -> Answer {
         if !self.scope.may(name) {
-            return Err(Fault::Method("forbidden", format!("this token may not call {name}")));
+            return Err(Fault::Method(
+                "forbidden",
+                format!("this token may not call {name}"),
+            ));
         }
         // References are looked for only where there may be any: the bytes of a batch are walked once.
         let resolved;

@@ -28,7 +28,13 @@ const FILTER_CONDITIONS_MAX: usize = 64;
 
 /// Properties that the index knows: no content is read for them, and a writer may see them.
 const INDEXED: [&str; 7] = [
-    "id", "blobId", "threadId", "mailboxIds", "keywords", "size", "receivedAt",
+    "id",
+    "blobId",
+    "threadId",
+    "mailboxIds",
+    "keywords",
+    "size",
+    "receivedAt",
 ];
 
 #[derive(Deserialize)]
@@ -50,9 +56,9 @@ pub(super) struct Get {
 
 pub(super) fn get(context: &mut Context<'_, '_>, get: Get) -> Answer {
     check_account(&get.account_id)?;
-    let ids = get
-        .ids
-        .ok_or_else(|| Fault::Method("requestTooLarge", "ids: null asks for every e-mail".into()))?;
+    let ids = get.ids.ok_or_else(|| {
+        Fault::Method("requestTooLarge", "ids: null asks for every e-mail".into())
+    })?;
     context.check_objects(ids.len())?;
     let properties = get.properties.unwrap_or_else(|| {
         let all = INDEXED.iter().chain(email_body::DEFAULT_PROPERTIES);
@@ -60,7 +66,10 @@ pub(super) fn get(context: &mut Context<'_, '_>, get: Get) -> Answer {
     });
     let reads_content = properties.iter().any(|name| !INDEXED.contains(&&**name));
     if reads_content && !context.scope.read {
-        return Err(Fault::Method("forbidden", "this token may not read content".into()));
+        return Err(Fault::Method(
+            "forbidden",
+            "this token may not read content".into(),
+        ));
     }
     let options = BodyOptions {
         part_properties: get.body_properties,
@@ -118,7 +127,10 @@ fn indexed(email: &EmailRow, name: &str) -> Option<Value> {
         "size" => email.bytes.into(),
         "receivedAt" => email.received_at.to_rfc3339().into(),
         "mailboxIds" => {
-            let filed = email.mailboxes.iter().map(|row| (mailbox::id_of(*row), true.into()));
+            let filed = email
+                .mailboxes
+                .iter()
+                .map(|row| (mailbox::id_of(*row), true.into()));
             Value::Object(filed.collect())
         }
         "keywords" => {
@@ -193,7 +205,10 @@ pub(super) fn query(context: &mut Context<'_, '_>, asked: Query) -> Answer {
         at if at < 0 => total.unwrap_or(0).saturating_sub(at.unsigned_abs()),
         at => at as u64,
     };
-    let limit = asked.limit.unwrap_or(u64::MAX).min(context.limits.objects_max);
+    let limit = asked
+        .limit
+        .unwrap_or(u64::MAX)
+        .min(context.limits.objects_max);
     let found = query::emails(index, &filter, &sort, Page { position, limit })?;
     let ids: Vec<String> = found.iter().map(|(_, k1)| email_id(k1)).collect();
     let mut answered = json!({
@@ -215,7 +230,9 @@ pub(super) fn query(context: &mut Context<'_, '_>, asked: Query) -> Answer {
 /// Reads a filter (RFC 8620 section 5.5, RFC 8621 section 4.4.1). `left` counts the conditions that it may still hold.
 fn read_filter(filter: &Value, depth: usize, left: &mut usize) -> Result<EmailFilter, Fault> {
     let unsupported = |what: &str| Fault::Method("unsupportedFilter", what.into());
-    let members = filter.as_object().ok_or_else(|| Fault::arguments("filter"))?;
+    let members = filter
+        .as_object()
+        .ok_or_else(|| Fault::arguments("filter"))?;
     if depth > FILTER_DEPTH_MAX {
         return Err(unsupported("nested too deep"));
     }
@@ -235,7 +252,9 @@ fn read_filter(filter: &Value, depth: usize, left: &mut usize) -> Result<EmailFi
     }
     let mut all = Vec::with_capacity(members.len());
     for (name, value) in members {
-        *left = left.checked_sub(1).ok_or_else(|| unsupported("too many conditions"))?;
+        *left = left
+            .checked_sub(1)
+            .ok_or_else(|| unsupported("too many conditions"))?;
         let wrong = || Fault::arguments(format!("filter: {name}"));
         let text = || value.as_str().map(str::to_owned).ok_or_else(wrong);
         let number = || value.as_u64().ok_or_else(wrong);
@@ -258,7 +277,9 @@ fn read_filter(filter: &Value, depth: usize, left: &mut usize) -> Result<EmailFi
             "to" | "cc" | "bcc" => EmailFilter::Words(Part::Recipients, text()?),
             "subject" => EmailFilter::Words(Part::Subject, text()?),
             "body" => EmailFilter::Words(Part::Body, text()?),
-            "header" => header_filter(value).ok_or_else(|| unsupported("header: only Message-ID"))?,
+            "header" => {
+                header_filter(value).ok_or_else(|| unsupported("header: only Message-ID"))?
+            }
             other => return Err(unsupported(other)),
         });
     }
@@ -273,14 +294,19 @@ fn header_filter(value: &Value) -> Option<EmailFilter> {
     if !name.as_str()?.eq_ignore_ascii_case("message-id") {
         return None;
     }
-    Some(EmailFilter::MessageId(mime::bare_message_id(id.as_str()?).into()))
+    Some(EmailFilter::MessageId(
+        mime::bare_message_id(id.as_str()?).into(),
+    ))
 }
 
 pub(super) fn changes(context: &mut Context<'_, '_>, changes: mailbox::Changes) -> Answer {
     check_account(&changes.account_id)?;
     let now = context.state()?;
     let since = changes.since(&now)?;
-    let most = changes.max_changes.unwrap_or(u64::MAX).min(context.limits.objects_max);
+    let most = changes
+        .max_changes
+        .unwrap_or(u64::MAX)
+        .min(context.limits.objects_max);
     if most == 0 {
         return Err(Fault::arguments("maxChanges"));
     }
@@ -330,7 +356,10 @@ mod tests {
         }
         let wide = vec![json!({"subject": "x"}); 100];
         for filter in [deep, json!({"operator": "OR", "conditions": wide})] {
-            assert!(matches!(read(filter), Err(Fault::Method("unsupportedFilter", _))));
+            assert!(matches!(
+                read(filter),
+                Err(Fault::Method("unsupportedFilter", _))
+            ));
         }
     }
 

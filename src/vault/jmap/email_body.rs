@@ -1,8 +1,6 @@
 //! The properties of an e-mail that come from its content (RFC 8621 sections 4.1.2 to 4.1.4).
 
-use mail_parser::{
-    Address, HeaderForm, HeaderValue, Message, MessagePart, MimeHeaders, PartType,
-};
+use mail_parser::{Address, HeaderForm, HeaderValue, Message, MessagePart, MimeHeaders, PartType};
 use serde_json::{Map, Value, json};
 
 use super::call::Fault;
@@ -10,13 +8,35 @@ use crate::{message::K1, targets::jmap::shapes::blob_id, vault::mime};
 
 /// What `Email/get` shows beside the indexed properties, where none are named.
 pub(super) const DEFAULT_PROPERTIES: &[&str] = &[
-    "messageId", "inReplyTo", "references", "sender", "from", "to", "cc", "bcc", "replyTo",
-    "subject", "sentAt", "hasAttachment", "preview", "bodyValues", "textBody", "htmlBody",
+    "messageId",
+    "inReplyTo",
+    "references",
+    "sender",
+    "from",
+    "to",
+    "cc",
+    "bcc",
+    "replyTo",
+    "subject",
+    "sentAt",
+    "hasAttachment",
+    "preview",
+    "bodyValues",
+    "textBody",
+    "htmlBody",
     "attachments",
 ];
 
 const PART_PROPERTIES: [&str; 10] = [
-    "partId", "blobId", "size", "name", "type", "charset", "disposition", "cid", "language",
+    "partId",
+    "blobId",
+    "size",
+    "name",
+    "type",
+    "charset",
+    "disposition",
+    "cid",
+    "language",
     "location",
 ];
 
@@ -68,7 +88,8 @@ pub(super) fn property(
         "bodyStructure" => structure(k1, message, 0, options, 0)?,
         "headers" => {
             let raw = message.headers_raw();
-            raw.map(|(name, value)| json!({"name": name, "value": value})).collect()
+            raw.map(|(name, value)| json!({"name": name, "value": value}))
+                .collect()
         }
         other => match other.strip_prefix("header:") {
             Some(field) => header(message, field)?,
@@ -96,7 +117,10 @@ fn header(message: &Message<'_>, field: &str) -> Result<Value, Fault> {
         }
     }
     let values = message.header_as(name.to_owned(), form);
-    let mut shown: Vec<Value> = values.iter().map(|value| header_value(value, form)).collect();
+    let mut shown: Vec<Value> = values
+        .iter()
+        .map(|value| header_value(value, form))
+        .collect();
     Ok(match all {
         true => shown.into(),
         false => shown.pop().unwrap_or(Value::Null),
@@ -184,7 +208,9 @@ fn part_property(k1: &K1, part: &MessagePart<'_>, id: u32, name: &str) -> Result
         "name" => part.attachment_name().into(),
         "type" => media_type(part).into(),
         "charset" => {
-            let given = part.content_type().and_then(|kind| kind.attribute("charset"));
+            let given = part
+                .content_type()
+                .and_then(|kind| kind.attribute("charset"));
             given.or(part.is_text().then_some("us-ascii")).into()
         }
         "disposition" => part.content_disposition().map(|how| how.ctype()).into(),

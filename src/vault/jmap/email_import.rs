@@ -12,7 +12,9 @@ use super::{
 };
 use crate::{
     message::UnixMillis,
-    targets::jmap::shapes::{CreatedEmail, EmailImport, EmailImported, NewEmail, SetError, blob_id},
+    targets::jmap::shapes::{
+        CreatedEmail, EmailImport, EmailImported, NewEmail, SetError, blob_id,
+    },
     vault::storage::{Imported, rows},
 };
 
@@ -91,10 +93,7 @@ fn import_one(context: &mut Context<'_, '_>, new: &NewEmail<'_>) -> Result<Creat
 }
 
 /// The mailboxes of an e-mail: at least one, all known.
-fn mailboxes(
-    context: &Context<'_, '_>,
-    ids: &BTreeMap<String, bool>,
-) -> Result<Vec<i64>, Failed> {
+fn mailboxes(context: &Context<'_, '_>, ids: &BTreeMap<String, bool>) -> Result<Vec<i64>, Failed> {
     let mut found = Vec::with_capacity(ids.len());
     for (id, is_in) in ids {
         let row = context.resolve(id).and_then(mailbox::row_in);
@@ -146,7 +145,10 @@ pub(super) struct Set {
 pub(super) fn set(context: &mut Context<'_, '_>, set: Set) -> Answer {
     check_account(&set.account_id)?;
     context.check_state(set.if_in_state.as_deref())?;
-    let (create, update) = (set.create.unwrap_or_default(), set.update.unwrap_or_default());
+    let (create, update) = (
+        set.create.unwrap_or_default(),
+        set.update.unwrap_or_default(),
+    );
     let destroy = set.destroy.unwrap_or_default();
     context.check_objects(create.len() + update.len() + destroy.len())?;
     let old_state = context.state()?;
@@ -190,7 +192,10 @@ fn refile(
     let email = email.ok_or_else(|| item("notFound", id))?;
     let mailbox_ids = email.mailboxes.iter().map(|row| mailbox::id_of(*row));
     let mut filed: BTreeMap<String, bool> = mailbox_ids.map(|id| (id, true)).collect();
-    let marks = email.keywords.split(' ').filter(|keyword| !keyword.is_empty());
+    let marks = email
+        .keywords
+        .split(' ')
+        .filter(|keyword| !keyword.is_empty());
     let mut marked: BTreeMap<String, bool> = marks.map(|mark| (mark.to_owned(), true)).collect();
     for (path, value) in patch {
         let (property, member) = match path.split_once('/') {
@@ -200,7 +205,12 @@ fn refile(
         let set = match property {
             "mailboxIds" => &mut filed,
             "keywords" => &mut marked,
-            _ => return Err(item("invalidProperties", format!("{property} cannot be changed"))),
+            _ => {
+                return Err(item(
+                    "invalidProperties",
+                    format!("{property} cannot be changed"),
+                ));
+            }
         };
         match (member, value) {
             (None, value) => {

@@ -132,16 +132,18 @@ async fn collect(state: &State, headers: &HeaderMap, body: Body) -> Result<Vec<u
 async fn run(state: &State, body: Vec<u8>, scope: Scope) -> Result<Vec<u8>, Rejected> {
     let _uploading = state.store.uploading().await;
     let shared = state.clone();
-    let planned = tokio::task::spawn_blocking(move || {
-        plan(&body, &shared.store, &shared.limits, scope)
-    });
+    let planned =
+        tokio::task::spawn_blocking(move || plan(&body, &shared.store, &shared.limits, scope));
     let planned = planned.await.map_err(|_| StoreError::Closed)??;
     let shared = state.clone();
     if planned.writes {
-        let work = move |writer: &mut Writer<'_>| perform(&shared, scope, Access::Write(writer), planned);
+        let work =
+            move |writer: &mut Writer<'_>| perform(&shared, scope, Access::Write(writer), planned);
         Ok(state.store.write(work).await?)
     } else {
-        let work = move |index: &rusqlite::Connection| perform(&shared, scope, Access::Read(index), planned);
+        let work = move |index: &rusqlite::Connection| {
+            perform(&shared, scope, Access::Read(index), planned)
+        };
         Ok(state.store.read(work).await?)
     }
 }
@@ -249,18 +251,22 @@ async fn receive(state: &State, body: Body) -> Result<(Fingerprint, u64), Respon
         }
     }
     drop(pieces);
-    let written = writing.await.map_err(|_| unavailable(&StoreError::Closed))?;
+    let written = writing
+        .await
+        .map_err(|_| unavailable(&StoreError::Closed))?;
     let failed = |error| unavailable(&StoreError::io("upload", error));
     let (staged, fingerprint, bytes) = written.map_err(failed)?;
 
     let _uploading = state.store.uploading().await;
-    let known = state.store.read(move |index| {
-        Ok::<_, StoreError>(rows::blob(index, &fingerprint.k1)?.is_some())
-    });
+    let known = state
+        .store
+        .read(move |index| Ok::<_, StoreError>(rows::blob(index, &fingerprint.k1)?.is_some()));
     if !known.await.map_err(|error| unavailable(&error))? {
         let blobs = state.store.blobs.clone();
         let adopted = tokio::task::spawn_blocking(move || blobs.adopt(&fingerprint.k1, staged));
-        let adopted = adopted.await.map_err(|_| unavailable(&StoreError::Closed))?;
+        let adopted = adopted
+            .await
+            .map_err(|_| unavailable(&StoreError::Closed))?;
         adopted.map_err(failed)?;
     }
     let recorded = state
@@ -307,23 +313,37 @@ async fn download(
 /// Content from strangers: saved, never shown, whatever type it claims.
 pub(crate) fn attachment(media_type: &str, name: &str, bytes: u64, body: Body) -> Response {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    let name: String = name.chars().map(|c| if is_plain(c) { c } else { '_' }).collect();
+    let name: String = name
+        .chars()
+        .map(|c| if is_plain(c) { c } else { '_' })
+        .collect();
     let media_type = header::HeaderValue::from_str(media_type)
         .unwrap_or(header::HeaderValue::from_static("application/octet-stream"));
     let mut response = (
         [
-            (header::CONTENT_DISPOSITION, format!("attachment; filename=\"{name}\"")),
+            (
+                header::CONTENT_DISPOSITION,
+                format!("attachment; filename=\"{name}\""),
+            ),
             (header::CONTENT_LENGTH, bytes.to_string()),
         ],
         [
-            (header::CONTENT_SECURITY_POLICY, "default-src 'none'; sandbox"),
+            (
+                header::CONTENT_SECURITY_POLICY,
+                "default-src 'none'; sandbox",
+            ),
             (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-            (header::CACHE_CONTROL, "private, immutable, max-age=31536000"),
+            (
+                header::CACHE_CONTROL,
+                "private, immutable, max-age=31536000",
+            ),
         ],
         body,
     )
         .into_response();
-    response.headers_mut().insert(header::CONTENT_TYPE, media_type);
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, media_type);
     response
 }
 

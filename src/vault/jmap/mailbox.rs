@@ -7,13 +7,24 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::call::{Answer, Context, Fault, answer, check_account, set_error};
-use crate::{targets::jmap::shapes::SetError, vault::storage::rows::{self, MailboxRow}};
+use crate::{
+    targets::jmap::shapes::SetError,
+    vault::storage::rows::{self, MailboxRow},
+};
 
 pub(super) const NAME_BYTES_MAX: usize = 255;
 
 /// Roles of RFC 8621 section 2 that a client may give.
 const ROLES: [&str; 9] = [
-    "all", "archive", "drafts", "flagged", "important", "inbox", "junk", "sent", "trash",
+    "all",
+    "archive",
+    "drafts",
+    "flagged",
+    "important",
+    "inbox",
+    "junk",
+    "sent",
+    "trash",
 ];
 
 pub(super) fn id_of(row: i64) -> String {
@@ -95,7 +106,10 @@ pub(super) fn pick(
         return Ok(Value::Object(whole));
     };
     let mut picked = Map::new();
-    for name in ["id"].into_iter().chain(properties.iter().map(|name| &**name)) {
+    for name in ["id"]
+        .into_iter()
+        .chain(properties.iter().map(|name| &**name))
+    {
         match whole.remove(name) {
             Some(value) => drop(picked.insert(name.to_owned(), value)),
             None if picked.contains_key(name) => {}
@@ -146,10 +160,17 @@ impl Filter {
             let name = mailbox.name.to_lowercase();
             name.contains(&wanted.to_lowercase())
         };
-        self.parent_id.as_ref().is_none_or(|wanted| *wanted == parent)
+        self.parent_id
+            .as_ref()
+            .is_none_or(|wanted| *wanted == parent)
             && self.name.as_ref().is_none_or(named)
-            && self.role.as_ref().is_none_or(|wanted| *wanted == mailbox.role)
-            && self.has_any_role.is_none_or(|wanted| wanted == mailbox.role.is_some())
+            && self
+                .role
+                .as_ref()
+                .is_none_or(|wanted| *wanted == mailbox.role)
+            && self
+                .has_any_role
+                .is_none_or(|wanted| wanted == mailbox.role.is_some())
             && self.is_subscribed.unwrap_or(true)
     }
 }
@@ -157,7 +178,10 @@ impl Filter {
 pub(super) fn query(context: &mut Context<'_, '_>, query: Query) -> Answer {
     check_account(&query.account_id)?;
     if query.sort.is_some_and(|sort| !sort.is_empty()) {
-        return Err(Fault::Method("unsupportedSort", "by sortOrder and name, as they come".into()));
+        return Err(Fault::Method(
+            "unsupportedSort",
+            "by sortOrder and name, as they come".into(),
+        ));
     }
     let filter = query.filter.unwrap_or_default();
     let all = rows::mailboxes(context.connection())?;
@@ -212,9 +236,9 @@ pub(super) fn changes(context: &mut Context<'_, '_>, changes: Changes) -> Answer
     let since = changes.since(&now)?;
     let (mut created, mut updated) = (Vec::new(), Vec::new());
     {
-        let mut statement = context
-            .connection()
-            .prepare_cached("SELECT row, created_state FROM mailboxes WHERE changed_state > ?1 ORDER BY row")?;
+        let mut statement = context.connection().prepare_cached(
+            "SELECT row, created_state FROM mailboxes WHERE changed_state > ?1 ORDER BY row",
+        )?;
         let mut found = statement.query([since])?;
         while let Some(row) = found.next()? {
             let id = id_of(row.get(0)?);
@@ -227,7 +251,10 @@ pub(super) fn changes(context: &mut Context<'_, '_>, changes: Changes) -> Answer
     // Mailboxes are few and share their states: all of the changes, or none.
     let most = changes.max_changes.unwrap_or(u64::MAX);
     if (created.len() + updated.len()) as u64 > most {
-        return Err(Fault::Method("cannotCalculateChanges", "more than maxChanges".into()));
+        return Err(Fault::Method(
+            "cannotCalculateChanges",
+            "more than maxChanges".into(),
+        ));
     }
     answer(&json!({
         "accountId": super::ACCOUNT,
@@ -262,7 +289,10 @@ type Properties = Map<String, Value>;
 pub(super) fn set(context: &mut Context<'_, '_>, set: Set) -> Answer {
     check_account(&set.account_id)?;
     context.check_state(set.if_in_state.as_deref())?;
-    let (create, update) = (set.create.unwrap_or_default(), set.update.unwrap_or_default());
+    let (create, update) = (
+        set.create.unwrap_or_default(),
+        set.update.unwrap_or_default(),
+    );
     let destroy = set.destroy.unwrap_or_default();
     context.check_objects(create.len() + update.len() + destroy.len())?;
     let old_state = context.state()?;
@@ -284,8 +314,11 @@ pub(super) fn set(context: &mut Context<'_, '_>, set: Set) -> Answer {
             match create_one(context, &properties)? {
                 Ok(row) => {
                     context.created.insert(creation_id.clone(), id_of(row));
-                    created.insert(creation_id, json!({"id": id_of(row), "totalEmails": 0, "unreadEmails": 0,
-                        "totalThreads": 0, "unreadThreads": 0}));
+                    created.insert(
+                        creation_id,
+                        json!({"id": id_of(row), "totalEmails": 0, "unreadEmails": 0,
+                        "totalThreads": 0, "unreadThreads": 0}),
+                    );
                 }
                 Err(error) => drop(not_created.insert(creation_id, error)),
             }

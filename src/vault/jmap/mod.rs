@@ -20,7 +20,7 @@ mod references;
 mod session;
 mod sighting;
 
-pub(super) use http::{State, routes};
+pub(super) use http::routes;
 
 use crate::message::K1;
 

@@ -140,7 +140,10 @@ impl Uploads<'_> {
             return Ok(Call::Failed(fault));
         }
         if upload.create.len() as u64 > self.limits.objects_max {
-            return Ok(Call::Failed(Fault::Method("requestTooLarge", String::new())));
+            return Ok(Call::Failed(Fault::Method(
+                "requestTooLarge",
+                String::new(),
+            )));
         }
         let mut made = Vec::with_capacity(upload.create.len());
         for (creation_id, new) in &upload.create {
@@ -179,7 +182,10 @@ impl Uploads<'_> {
         for source in &new.data {
             match (&source.as_base64, &source.as_text, &source.blob_id) {
                 (Some(text), None, None) => {
-                    if STANDARD.decode_vec(text.0.as_bytes(), &mut self.bytes).is_err() {
+                    if STANDARD
+                        .decode_vec(text.0.as_bytes(), &mut self.bytes)
+                        .is_err()
+                    {
                         return Ok(Err(set_error("invalidProperties", "data:asBase64")));
                     }
                 }
@@ -219,7 +225,10 @@ impl Uploads<'_> {
         };
         let Some(k1) = k1 else { return Ok(None) };
         // One byte more than allowed, so that too large shows as too large.
-        let bytes = self.store.blobs.read(&k1, self.limits.request_bytes_max + 1);
+        let bytes = self
+            .store
+            .blobs
+            .read(&k1, self.limits.request_bytes_max + 1);
         bytes
             .map(|bytes| Some(bytes.into()))
             .map_err(|e| StoreError::io("blob", e))

@@ -82,8 +82,12 @@ mod tests {
 
     #[test]
     fn a_star_maps_and_flattens() {
-        let response = json!({"list": [{"ids": ["a", "b"]}, {"ids": ["c"]}, {"ids": []}], "n~/": 1});
-        assert_eq!(pointed(&response, "/list/*/ids"), Some(json!(["a", "b", "c"])));
+        let response =
+            json!({"list": [{"ids": ["a", "b"]}, {"ids": ["c"]}, {"ids": []}], "n~/": 1});
+        assert_eq!(
+            pointed(&response, "/list/*/ids"),
+            Some(json!(["a", "b", "c"]))
+        );
         assert_eq!(pointed(&response, "/list/1/ids/0"), Some(json!("c")));
         assert_eq!(pointed(&response, "/n~0~1"), Some(json!(1)));
         assert_eq!(pointed(&response, "/list/*/none"), None);
@@ -101,15 +105,25 @@ mod tests {
             let raw = RawValue::from_string(arguments.into()).unwrap();
             resolve(&raw, &done)
         };
-        let good = r##"{"accountId":"a","#ids":{"resultOf":"q","name":"Email/query","path":"/ids"}}"##;
-        assert_eq!(resolved(good).unwrap(), json!({"accountId": "a", "ids": ["M1"]}));
+        let good =
+            r##"{"accountId":"a","#ids":{"resultOf":"q","name":"Email/query","path":"/ids"}}"##;
+        assert_eq!(
+            resolved(good).unwrap(),
+            json!({"accountId": "a", "ids": ["M1"]})
+        );
         for bad in [
             r##"{"#ids":{"resultOf":"x","name":"Email/query","path":"/ids"}}"##,
             r##"{"#ids":{"resultOf":"q","name":"Email/get","path":"/ids"}}"##,
             r##"{"#ids":{"resultOf":"q","name":"Email/query","path":"/list"}}"##,
             r##"{"#ids":"resultOf"}"##,
         ] {
-            assert!(matches!(resolved(bad), Err(Fault::Method("invalidResultReference", _))), "{bad}");
+            assert!(
+                matches!(
+                    resolved(bad),
+                    Err(Fault::Method("invalidResultReference", _))
+                ),
+                "{bad}"
+            );
         }
     }
 }

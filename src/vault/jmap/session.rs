@@ -61,9 +61,13 @@ pub(super) fn session(base: &str, limits: &Limits, scope: Scope) -> Session {
         }
         .into(),
         api_url: format!("{base}/jmap/api"),
-        download_url: format!("{base}/jmap/download/{{accountId}}/{{blobId}}/{{name}}?type={{type}}"),
+        download_url: format!(
+            "{base}/jmap/download/{{accountId}}/{{blobId}}/{{name}}?type={{type}}"
+        ),
         upload_url: format!("{base}/jmap/upload/{{accountId}}"),
-        event_source_url: format!("{base}/jmap/events?types={{types}}&closeafter={{closeafter}}&ping={{ping}}"),
+        event_source_url: format!(
+            "{base}/jmap/events?types={{types}}&closeafter={{closeafter}}&ping={{ping}}"
+        ),
         state: SESSION_STATE.into(),
     }
 }

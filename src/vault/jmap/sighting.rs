@@ -106,7 +106,10 @@ fn place(context: &Context<'_, '_>, given: &Given<'_>) -> Result<Result<Place, S
     };
     let Some(Text(id)) = &given.email_id else {
         let Some(blob) = blob else {
-            return Ok(Err(set_error("invalidProperties", "neither emailId nor blobId")));
+            return Ok(Err(set_error(
+                "invalidProperties",
+                "neither emailId nor blobId",
+            )));
         };
         let here = rows::email_by_k2(index, &blob.k2)?;
         let email = match here {
@@ -124,7 +127,10 @@ fn place(context: &Context<'_, '_>, given: &Given<'_>) -> Result<Result<Place, S
                 ..set_error("alreadyExists", "the same message in other bytes")
             }));
         }
-        return Ok(Ok(Place { email, variant: None }));
+        return Ok(Ok(Place {
+            email,
+            variant: None,
+        }));
     };
     let k1 = context.resolve(id).and_then(|id| k1_in(id, 'M'));
     let email = match k1 {
@@ -138,10 +144,19 @@ fn place(context: &Context<'_, '_>, given: &Given<'_>) -> Result<Result<Place, S
     let is_same = email.k1 == print.k1;
     let is_rebuilt = given.difference.is_some() && email.core == print.core;
     match blob {
-        _ if is_same => Ok(Ok(Place { email, variant: None })),
+        _ if is_same => Ok(Ok(Place {
+            email,
+            variant: None,
+        })),
         _ if email.k2 != print.k2 => Ok(Err(set_error("invalidProperties", "another message"))),
-        Some(blob) => Ok(Ok(Place { email, variant: Some(blob.row) })),
-        None if is_rebuilt => Ok(Ok(Place { email, variant: None })),
+        Some(blob) => Ok(Ok(Place {
+            email,
+            variant: Some(blob.row),
+        })),
+        None if is_rebuilt => Ok(Ok(Place {
+            email,
+            variant: None,
+        })),
         None => Ok(Err(set_error("invalidProperties", "difference"))),
     }
 }
@@ -266,7 +281,10 @@ pub(super) fn query(context: &mut Context<'_, '_>, asked: Query) -> Answer {
         // No row has number 0: an unknown e-mail has no sightings.
         filter.email = Some(email.map_or(0, |email| email.row));
     }
-    let limit = asked.limit.unwrap_or(u64::MAX).min(context.limits.objects_max);
+    let limit = asked
+        .limit
+        .unwrap_or(u64::MAX)
+        .min(context.limits.objects_max);
     let ids = query::sightings(context.connection(), &filter, asked.position, limit)?;
     let ids: Vec<String> = ids.iter().map(CaptureId::to_string).collect();
     let mut answered = json!({

@@ -89,9 +89,8 @@ impl Blobs {
                 }
             }
             Place::Bucket(runtime) => {
-                let put = self
-                    .store
-                    .put(&object_path(k1), Bytes::copy_from_slice(bytes).into());
+                let name = object_path(k1);
+                let put = self.store.put(&name, Bytes::copy_from_slice(bytes).into());
                 runtime.block_on(put).map(drop).map_err(io_error)
             }
         }
@@ -130,7 +129,10 @@ impl Blobs {
     }
 
     /// The bytes as they come, for a download.
-    pub(crate) async fn stream(&self, k1: &K1) -> io::Result<BoxStream<'static, io::Result<Bytes>>> {
+    pub(crate) async fn stream(
+        &self,
+        k1: &K1,
+    ) -> io::Result<BoxStream<'static, io::Result<Bytes>>> {
         let found = self.store.get(&object_path(k1)).await.map_err(io_error)?;
         Ok(found.into_stream().map_err(io_error).boxed())
     }
@@ -142,7 +144,11 @@ impl Blobs {
             Place::Bucket(runtime) => {
                 let found = runtime.block_on(self.store.get(&object_path(k1)));
                 Ok(Box::new(Pieces {
-                    stream: found.map_err(io_error)?.into_stream().map_err(io_error).boxed(),
+                    stream: found
+                        .map_err(io_error)?
+                        .into_stream()
+                        .map_err(io_error)
+                        .boxed(),
                     piece: Bytes::new(),
                     runtime: runtime.clone(),
                 }))

@@ -163,7 +163,9 @@ impl Committer {
         self.connection.execute_batch("BEGIN IMMEDIATE")?;
         let mut added = 0;
         loop {
-            let job = round.last_mut().expect("the round holds the job just pushed");
+            let job = round
+                .last_mut()
+                .expect("the round holds the job just pushed");
             self.connection.execute_batch("SAVEPOINT job")?;
             let before = self.counters;
             let mut writer = Writer {

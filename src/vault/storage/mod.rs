@@ -40,7 +40,8 @@ use crate::{message::UnixMillis, metrics::Metrics};
 pub(crate) use blobs::Blobs;
 pub(crate) use writer::{Imported, NewSighting, Recorded, Writer};
 
-use committer::{Committer, Progress, Task, Work};
+pub(crate) use committer::Progress;
+use committer::{Committer, Task, Work};
 
 /// An upload that no e-mail and no sighting names is removed after a day.
 const ORPHAN_MILLIS: u64 = 24 * 3600 * 1000;
@@ -214,7 +215,7 @@ impl Store {
         }
     }
 
-    /// E-mails and sightings up to these marks are synced: what the indexer may read.
+    /// What is synced: all that the indexer may read.
     pub(crate) fn progress(&self) -> watch::Receiver<Progress> {
         self.progress.clone()
     }
@@ -232,9 +233,8 @@ impl Store {
             .write(move |writer| writer.drop_orphans(before))
             .await?;
         let (blobs, count) = (self.blobs.clone(), gone.len());
-        let removed = tokio::task::spawn_blocking(move || {
-            gone.iter().try_for_each(|k1| blobs.remove(k1))
-        });
+        let removed =
+            tokio::task::spawn_blocking(move || gone.iter().try_for_each(|k1| blobs.remove(k1)));
         match removed.await {
             Ok(done) => done.map_err(|e| StoreError::io("orphan", e))?,
             Err(_) => return Err(StoreError::Closed),

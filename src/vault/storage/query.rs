@@ -50,7 +50,8 @@ pub(crate) struct Page {
     pub limit: u64,
 }
 
-const FROM: &str = "FROM emails e JOIN blobs b ON b.row = e.row LEFT JOIN search.headers h ON h.email = e.row";
+const FROM: &str =
+    "FROM emails e JOIN blobs b ON b.row = e.row LEFT JOIN search.headers h ON h.email = e.row";
 
 /// The K1s and rows of a page of e-mails. `sort` is a property and whether it ascends; the row decides between equals.
 pub(crate) fn emails(
@@ -80,7 +81,9 @@ pub(crate) fn emails(
         .prepare_cached(&format!(
             "SELECT e.row, b.k1 {FROM} WHERE {condition} ORDER BY {order}{last} LIMIT ? OFFSET ?"
         ))?
-        .query_map(params_from_iter(values), |row| Ok((row.get(0)?, K1(row.get(1)?))))?
+        .query_map(params_from_iter(values), |row| {
+            Ok((row.get(0)?, K1(row.get(1)?)))
+        })?
         .collect()
 }
 
@@ -245,11 +248,16 @@ pub(crate) fn sightings(
         .prepare_cached(&format!(
             "SELECT id FROM sightings WHERE {condition} ORDER BY row LIMIT ? OFFSET ?"
         ))?
-        .query_map(params_from_iter(values), |row| Ok(CaptureId::from_bytes(row.get(0)?)))?
+        .query_map(params_from_iter(values), |row| {
+            Ok(CaptureId::from_bytes(row.get(0)?))
+        })?
         .collect()
 }
 
-pub(crate) fn count_sightings(index: &Connection, filter: &SightingFilter) -> rusqlite::Result<u64> {
+pub(crate) fn count_sightings(
+    index: &Connection,
+    filter: &SightingFilter,
+) -> rusqlite::Result<u64> {
     let mut values = Vec::new();
     let condition = filter.condition(&mut values);
     let count: i64 = index
@@ -266,7 +274,11 @@ pub(crate) struct Changed {
 }
 
 /// What changed after a state, oldest change first.
-pub(crate) fn changed(index: &Connection, since: i64, limit: u64) -> rusqlite::Result<Vec<Changed>> {
+pub(crate) fn changed(
+    index: &Connection,
+    since: i64,
+    limit: u64,
+) -> rusqlite::Result<Vec<Changed>> {
     index
         .prepare_cached(
             "SELECT b.k1, e.created_state, e.changed_state FROM emails e JOIN blobs b ON b.row = e.row

@@ -24,7 +24,7 @@ use super::{Blobs, StoreError, rows};
 pub(super) fn verify_unsynced(connection: &Connection, blobs: &Blobs) -> Result<usize, StoreError> {
     let unsynced: Vec<rows::BlobRow> = connection
         .prepare(
-            "SELECT row, k1, k2, core, bytes FROM blobs
+            "SELECT row, k1, k2, bytes FROM blobs
              WHERE row > (SELECT synced_blob FROM meta) ORDER BY row",
         )?
         .query_map([], rows::blob_from)?

@@ -10,7 +10,6 @@ pub(crate) struct BlobRow {
     pub row: i64,
     pub k1: K1,
     pub k2: K2,
-    pub core: Core,
     pub bytes: u64,
 }
 
@@ -42,7 +41,6 @@ pub(crate) struct MailboxRow {
 /// A sighting as it was sent: its parts are JSON.
 #[derive(Clone, Debug)]
 pub(crate) struct SightingRow {
-    pub row: i64,
     pub id: CaptureId,
     pub email: i64,
     pub blob: Option<i64>,
@@ -51,30 +49,18 @@ pub(crate) struct SightingRow {
     pub difference: Option<String>,
 }
 
-/// What the list of messages shows; the header fields are empty until the indexer has seen the message.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct HeaderRow {
-    pub sent_at: Option<i64>,
-    pub subject: String,
-    pub sender: String,
-    pub recipients: String,
-    pub message_id: String,
-    pub preview: String,
-    pub attachments: u32,
-}
-
 pub(crate) type Found<T> = rusqlite::Result<Option<T>>;
 
 pub(crate) fn blob(connection: &Connection, k1: &K1) -> Found<BlobRow> {
     connection
-        .prepare_cached("SELECT row, k1, k2, core, bytes FROM blobs WHERE k1 = ?1")?
+        .prepare_cached("SELECT row, k1, k2, bytes FROM blobs WHERE k1 = ?1")?
         .query_row([&k1.0], blob_from)
         .optional()
 }
 
 pub(crate) fn blob_by_row(connection: &Connection, row: i64) -> Found<BlobRow> {
     connection
-        .prepare_cached("SELECT row, k1, k2, core, bytes FROM blobs WHERE row = ?1")?
+        .prepare_cached("SELECT row, k1, k2, bytes FROM blobs WHERE row = ?1")?
         .query_row([row], blob_from)
         .optional()
 }
@@ -84,12 +70,12 @@ pub(super) fn blob_from(row: &Row<'_>) -> rusqlite::Result<BlobRow> {
         row: row.get(0)?,
         k1: K1(row.get(1)?),
         k2: K2(row.get(2)?),
-        core: Core(row.get(3)?),
-        bytes: row.get::<_, i64>(4)? as u64,
+        bytes: row.get::<_, i64>(3)? as u64,
     })
 }
 
-const EMAIL: &str = "SELECT e.row, b.k1, b.k2, b.core, b.bytes, e.received_at, e.mailboxes, e.keywords
+const EMAIL: &str =
+    "SELECT e.row, b.k1, b.k2, b.core, b.bytes, e.received_at, e.mailboxes, e.keywords
     FROM emails e JOIN blobs b ON b.row = e.row";
 
 /// An e-mail by the K1 of its bytes.
@@ -130,28 +116,7 @@ pub(crate) fn email_by_k2(connection: &Connection, k2: &K2) -> Found<(i64, K1)> 
         .optional()
 }
 
-pub(crate) fn headers(connection: &Connection, email: i64) -> Found<HeaderRow> {
-    connection
-        .prepare_cached(
-            "SELECT sent_at, subject, sender, recipients, message_id, preview, attachments
-             FROM search.headers WHERE email = ?1",
-        )?
-        .query_row([email], |row| {
-            Ok(HeaderRow {
-                sent_at: row.get(0)?,
-                subject: row.get(1)?,
-                sender: row.get(2)?,
-                recipients: row.get(3)?,
-                message_id: row.get(4)?,
-                preview: row.get(5)?,
-                attachments: row.get(6)?,
-            })
-        })
-        .optional()
-}
-
-const MAILBOX: &str =
-    "SELECT row, name, parent, role, sort_order, emails, unread FROM mailboxes";
+const MAILBOX: &str = "SELECT row, name, parent, role, sort_order, emails, unread FROM mailboxes";
 
 pub(crate) fn mailboxes(connection: &Connection) -> rusqlite::Result<Vec<MailboxRow>> {
     connection
@@ -179,26 +144,13 @@ fn mailbox_from(row: &Row<'_>) -> rusqlite::Result<MailboxRow> {
     })
 }
 
-const SIGHTING: &str =
-    "SELECT row, id, email, blob, sighting, acceptance, difference FROM sightings";
+const SIGHTING: &str = "SELECT id, email, blob, sighting, acceptance, difference FROM sightings";
 
 pub(crate) fn sighting(connection: &Connection, id: CaptureId) -> Found<SightingRow> {
     connection
         .prepare_cached(&format!("{SIGHTING} WHERE id = ?1"))?
         .query_row([&id.to_bytes()], sighting_from)
         .optional()
-}
-
-/// The sightings of an e-mail in the order in which they came, at most `limit`.
-pub(crate) fn sightings(
-    connection: &Connection,
-    email: i64,
-    limit: u32,
-) -> rusqlite::Result<Vec<SightingRow>> {
-    connection
-        .prepare_cached(&format!("{SIGHTING} WHERE email = ?1 ORDER BY row LIMIT ?2"))?
-        .query_map([email, i64::from(limit)], sighting_from)?
-        .collect()
 }
 
 /// The sighting that brought the copy; none where another client imported it.
@@ -211,13 +163,12 @@ pub(crate) fn first_sighting(connection: &Connection, email: i64) -> Found<Captu
 
 pub(super) fn sighting_from(row: &Row<'_>) -> rusqlite::Result<SightingRow> {
     Ok(SightingRow {
-        row: row.get(0)?,
-        id: CaptureId::from_bytes(row.get(1)?),
-        email: row.get(2)?,
-        blob: row.get(3)?,
-        sighting: row.get(4)?,
-        acceptance: row.get(5)?,
-        difference: row.get(6)?,
+        id: CaptureId::from_bytes(row.get(0)?),
+        email: row.get(1)?,
+        blob: row.get(2)?,
+        sighting: row.get(3)?,
+        acceptance: row.get(4)?,
+        difference: row.get(5)?,
     })
 }
 

@@ -9,6 +9,8 @@ use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags};
 
+use super::StoreError;
+
 const VERSION: i64 = 1;
 
 const INDEX: &str = "
@@ -102,14 +104,14 @@ CREATE VIRTUAL TABLE envelope_words USING fts5(
 ";
 
 /// The connection that changes `index.db`. There is one.
-pub(super) fn open_index(data_dir: &Path) -> rusqlite::Result<Connection> {
+pub(super) fn open_index(data_dir: &Path) -> Result<Connection, StoreError> {
     let connection = Connection::open(data_dir.join("index.db"))?;
     prepare(&connection, INDEX)?;
     Ok(connection)
 }
 
 /// The connection that changes `search.db`. There is one, the indexer's; it reads `index.db` beside it.
-pub(crate) fn open_search(data_dir: &Path) -> rusqlite::Result<Connection> {
+pub(crate) fn open_search(data_dir: &Path) -> Result<Connection, StoreError> {
     let connection = Connection::open(data_dir.join("search.db"))?;
     prepare(&connection, SEARCH)?;
     Ok(connection)
@@ -131,7 +133,7 @@ pub(super) fn attach_search(connection: &Connection, data_dir: &Path) -> rusqlit
     Ok(())
 }
 
-fn prepare(connection: &Connection, tables: &str) -> rusqlite::Result<()> {
+fn prepare(connection: &Connection, tables: &str) -> Result<(), StoreError> {
     // NORMAL syncs around a checkpoint only, which the order of WAL and database needs; a commit is made durable by the
     // round's own sync.
     connection.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;")?;
@@ -142,9 +144,10 @@ fn prepare(connection: &Connection, tables: &str) -> rusqlite::Result<()> {
             "BEGIN IMMEDIATE; {tables} PRAGMA user_version = {VERSION}; COMMIT;"
         ))?;
     } else if version != VERSION {
-        return Err(rusqlite::Error::ModuleError(format!(
-            "made by another version of mailtee (layout {version}, expected {VERSION})"
-        )));
+        return Err(StoreError::Unavailable {
+            step: "index",
+            cause: format!("made by another version (layout {version}, expected {VERSION})"),
+        });
     }
     Ok(())
 }

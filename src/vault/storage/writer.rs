@@ -29,7 +29,10 @@ pub(crate) struct Writer<'a> {
 pub(crate) enum Imported {
     New,
     /// The same message is there: in the same bytes where the K1 is the same.
-    Exists { email: i64, k1: K1 },
+    Exists {
+        email: i64,
+        k1: K1,
+    },
 }
 
 /// What became of a sighting.
@@ -37,7 +40,9 @@ pub(crate) enum Imported {
 pub(crate) enum Recorded {
     New,
     /// This very sighting is there already.
-    Same { email: i64 },
+    Same {
+        email: i64,
+    },
 }
 
 pub(crate) struct NewSighting<'a> {
@@ -158,7 +163,13 @@ impl Writer<'_> {
         let was_unread = i64::from(!rows::has_keyword(&email.keywords, "$seen"));
         let unread = i64::from(!rows::has_keyword(keywords, "$seen"));
         for &mailbox in &email.mailboxes {
-            self.file(mailbox, email.received_at.0 as i64, email.row, -1, -was_unread)?;
+            self.file(
+                mailbox,
+                email.received_at.0 as i64,
+                email.row,
+                -1,
+                -was_unread,
+            )?;
         }
         for &mailbox in mailboxes {
             self.file(mailbox, email.received_at.0 as i64, email.row, 1, unread)?;

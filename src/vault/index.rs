@@ -1,0 +1,320 @@
+//! Fills the full-text search behind the store: one thread of low priority, off the way to any confirmation.
+//!
+//! It follows the store's changes in their order and keeps its place in `search.db`, in the same transaction as the words,
+//! so a stop at any instant costs at most a batch again. It reads only what is synced: a row that a power cut takes back
+//! was never seen here. A message that cannot be read or parsed gets an empty entry and a warning, and holds up no other.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    thread::JoinHandle,
+};
+
+use mail_parser::Message;
+use rusqlite::{Connection, params};
+use tokio::{runtime::Handle, sync::watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    mime,
+    storage::{Progress, Store, StoreError, schema},
+};
+use crate::{
+    message::{K1, Origin, Sighting},
+    metrics::Metrics,
+};
+
+/// Messages in one transaction of the search.
+const BATCH_MESSAGES: usize = 100;
+const BATCH_SIGHTINGS: usize = 1000;
+/// Text of one message that is searched.
+const BODY_BYTES_MAX: usize = 256 * 1024;
+/// A header field in the index: no hostile one makes the index its victim.
+const FIELD_BYTES_MAX: usize = 4096;
+const PREVIEW_BYTES: usize = 200;
+/// The lowest priority there is.
+const NICE: i32 = 19;
+
+pub(crate) struct Indexer {
+    store: Arc<Store>,
+    reader: Connection,
+    search: Connection,
+    progress: watch::Receiver<Progress>,
+    metrics: Arc<Metrics>,
+}
+
+/// How far the search has come.
+struct Place {
+    state: i64,
+    sighting: i64,
+}
+
+impl Indexer {
+    pub(crate) fn new(store: Arc<Store>, metrics: Arc<Metrics>) -> Result<Self, StoreError> {
+        Ok(Self {
+            reader: schema::open_reader(&store.data_dir)?,
+            search: schema::open_search(&store.data_dir)?,
+            progress: store.progress(),
+            store,
+            metrics,
+        })
+    }
+
+    /// Runs on a thread of its own until `stop`.
+    pub(crate) fn start(
+        mut self,
+        runtime: Handle,
+        stop: CancellationToken,
+    ) -> std::io::Result<JoinHandle<()>> {
+        let run = move || {
+            // On Linux the priority is the thread's. Without it, indexing competes: no reason not to run.
+            let _ = rustix::process::setpriority_process(None, NICE);
+            while !stop.is_cancelled() {
+                match self.step() {
+                    Ok(true) => {}
+                    Ok(false) => runtime.block_on(async {
+                        tokio::select! {
+                            () = stop.cancelled() => {}
+                            changed = self.progress.changed() => {
+                                // The store has closed: nothing more will come.
+                                if changed.is_err() { stop.cancelled().await }
+                            }
+                        }
+                    }),
+                    Err(error) => {
+                        tracing::warn!(%error, "vault: full-text index");
+                        runtime.block_on(async {
+                            tokio::select! {
+                                () = stop.cancelled() => {}
+                                () = tokio::time::sleep(std::time::Duration::from_secs(10)) => {}
+                            }
+                        });
+                    }
+                }
+            }
+        };
+        std::thread::Builder::new()
+            .name("vault-index".into())
+            .spawn(run)
+    }
+
+    /// Indexes one batch; false where there was nothing left to do.
+    pub(crate) fn step(&mut self) -> Result<bool, StoreError> {
+        let synced = *self.progress.borrow_and_update();
+        let place = self.place()?;
+        let messages = self.messages(&place, &synced)?;
+        let sightings = self.sightings(&place, &synced)?;
+        self.search.execute_batch("BEGIN IMMEDIATE")?;
+        let done = self.write(&messages, &sightings, &place, &synced);
+        match &done {
+            Ok(_) => self.search.execute_batch("COMMIT")?,
+            Err(_) => self.search.execute_batch("ROLLBACK")?,
+        }
+        done
+    }
+
+    fn place(&self) -> Result<Place, StoreError> {
+        let place = self
+            .search
+            .prepare_cached("SELECT state, sighting FROM progress")?
+            .query_row([], |row| {
+                Ok(Place {
+                    state: row.get(0)?,
+                    sighting: row.get(1)?,
+                })
+            })?;
+        Ok(place)
+    }
+
+    /// Synced e-mails that changed after the place: row, K1, state.
+    fn messages(
+        &self,
+        place: &Place,
+        synced: &Progress,
+    ) -> Result<Vec<(i64, K1, i64)>, StoreError> {
+        let rows = self
+            .reader
+            .prepare_cached(
+                "SELECT e.row, b.k1, e.changed_state FROM emails e JOIN blobs b ON b.row = e.row
+                 WHERE e.changed_state > ?1 AND e.changed_state <= ?2 ORDER BY e.changed_state LIMIT ?3",
+            )?
+            .query_map(params![place.state, synced.state, BATCH_MESSAGES as i64], |row| {
+                Ok((row.get(0)?, K1(row.get(1)?), row.get(2)?))
+            })?
+            .collect::<Result<_, _>>()?;
+        Ok(rows)
+    }
+
+    /// Synced sightings after the place: row, e-mail, JSON.
+    fn sightings(
+        &self,
+        place: &Place,
+        synced: &Progress,
+    ) -> Result<Vec<(i64, i64, String)>, StoreError> {
+        let rows = self
+            .reader
+            .prepare_cached(
+                "SELECT row, email, sighting FROM sightings WHERE row > ?1 AND row < ?2 ORDER BY row LIMIT ?3",
+            )?
+            .query_map(params![place.sighting, synced.row_end, BATCH_SIGHTINGS as i64], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            })?
+            .collect::<Result<_, _>>()?;
+        Ok(rows)
+    }
+
+    fn write(
+        &self,
+        messages: &[(i64, K1, i64)],
+        sightings: &[(i64, i64, String)],
+        place: &Place,
+        synced: &Progress,
+    ) -> Result<bool, StoreError> {
+        for (row, k1, _) in messages {
+            let known = self
+                .search
+                .prepare_cached("SELECT 1 FROM headers WHERE email = ?1")?
+                .exists([row])?;
+            // One that was only filed elsewhere has its words already.
+            if !known {
+                self.message(*row, k1)?;
+            }
+        }
+        for (_, email, json) in sightings {
+            let words = envelope_words(json);
+            self.search
+                .prepare_cached("INSERT INTO envelope_words (addresses, email) VALUES (?1, ?2)")?
+                .execute(params![words, email])?;
+        }
+        let more_messages = messages.len() == BATCH_MESSAGES;
+        let more_sightings = sightings.len() == BATCH_SIGHTINGS;
+        let state = match (more_messages, messages.last()) {
+            (true, Some((_, _, state))) => *state,
+            _ => synced.state.max(place.state),
+        };
+        let sighting = sightings.last().map_or(place.sighting, |(row, _, _)| *row);
+        self.search
+            .prepare_cached("UPDATE progress SET state = ?1, sighting = ?2")?
+            .execute([state, sighting])?;
+        let pending = synced.state.saturating_sub(state).max(0);
+        self.metrics.vault_index_pending_messages.set(pending);
+        Ok(more_messages || more_sightings)
+    }
+
+    fn message(&self, row: i64, k1: &K1) -> Result<(), StoreError> {
+        let content = self.store.blobs.read(k1, mime::PARSED_BYTES_MAX);
+        let content = content.unwrap_or_else(|error| {
+            tracing::warn!(blob = %k1, %error, "vault: not indexed");
+            Vec::new()
+        });
+        let entry = catch_unwind(AssertUnwindSafe(|| Entry::of(&mime::parse(&content))));
+        let entry = entry.unwrap_or_else(|_| {
+            tracing::warn!(blob = %k1, "vault: not indexed: the parser panicked");
+            Entry::default()
+        });
+        self.search
+            .prepare_cached(
+                "INSERT INTO headers (email, sent_at, subject, sender, recipients, message_id, preview, attachments)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            )?
+            .execute(params![
+                row,
+                entry.sent_at,
+                entry.subject,
+                entry.sender,
+                entry.recipients,
+                entry.message_id,
+                entry.preview,
+                entry.attachments.len() as i64
+            ])?;
+        self.search
+            .prepare_cached(
+                "INSERT INTO words (rowid, subject, sender, recipients, body, attachments) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            )?
+            .execute(params![
+                row,
+                entry.subject,
+                entry.sender,
+                entry.recipients,
+                entry.body,
+                entry.attachments.join(" ")
+            ])?;
+        Ok(())
+    }
+}
+
+/// What is searched and listed of one message.
+#[derive(Debug, Default)]
+struct Entry {
+    sent_at: Option<i64>,
+    subject: String,
+    sender: String,
+    recipients: String,
+    message_id: String,
+    preview: String,
+    body: String,
+    attachments: Vec<String>,
+}
+
+impl Entry {
+    fn of(message: &Message<'_>) -> Self {
+        let field = |text: &str| mime::beginning(text, FIELD_BYTES_MAX).to_owned();
+        let recipients = [message.to(), message.cc(), message.bcc()].map(mime::show_addresses);
+        let recipients: Vec<String> = recipients.into_iter().filter(|r| !r.is_empty()).collect();
+        let mut body = String::new();
+        for at in 0..message.text_body_count() {
+            let Some(text) = message.body_text(at) else {
+                continue;
+            };
+            let left = BODY_BYTES_MAX - body.len();
+            body.push_str(mime::beginning(&text, left));
+            if body.len() + 1 >= BODY_BYTES_MAX {
+                break;
+            }
+            body.push(' ');
+        }
+        let preview = message.body_preview(PREVIEW_BYTES);
+        let names = mime::attachment_names(message);
+        Self {
+            sent_at: mime::sent_at(message),
+            subject: field(message.subject().unwrap_or_default()),
+            sender: field(&mime::show_addresses(message.from())),
+            recipients: field(&recipients.join(", ")),
+            message_id: field(message.message_id().unwrap_or_default()),
+            preview: preview.map(String::from).unwrap_or_default(),
+            body,
+            attachments: names.iter().map(|name| field(name)).collect(),
+        }
+    }
+}
+
+/// The words by which a sighting is found: its envelope's addresses, who sent it, its queue id, where it lay.
+fn envelope_words(json: &str) -> String {
+    let Ok(sighting) = serde_json::from_str::<Sighting>(json) else {
+        return String::new();
+    };
+    let mut words = vec![sighting.id.to_string()];
+    match &sighting.origin {
+        Origin::Transaction { envelope, client } => {
+            words.push(envelope.sender.to_string());
+            for recipient in &envelope.recipients {
+                words.push(recipient.address.to_string());
+                words.extend(recipient.expanded_from.as_ref().map(ToString::to_string));
+                words.extend(recipient.forwarded_from.as_ref().map(ToString::to_string));
+            }
+            let facts = [
+                &client.address,
+                &client.name,
+                &client.helo,
+                &client.queue_id,
+                &client.login,
+            ];
+            words.extend(facts.into_iter().flatten().map(ToString::to_string));
+        }
+        Origin::Placement(placement) => {
+            words.push(placement.account.to_string());
+            words.push(placement.folder.to_string());
+        }
+    }
+    mime::beginning(&words.join(" "), BODY_BYTES_MAX).to_owned()
+}

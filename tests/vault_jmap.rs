@@ -1,0 +1,262 @@
+//! The vault as a JMAP server, over TLS: what it takes it gives back byte for byte, once; what it does not know it says.
+
+use serde_json::{Value, json};
+
+use crate::{
+    kit::TestDir,
+    vault_kit::{Running, USING, read_json, sighting_of},
+};
+use mailtee::message::Difference;
+
+fn plain(n: u32) -> Vec<u8> {
+    format!("Message-ID: <{n}@example.org>\r\nSubject: number {n}\r\n\r\nbody\r\n").into_bytes()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_in_one_request_is_stored_once_with_its_sighting() {
+    let dir = TestDir::new();
+    let vault = Running::start(dir.path()).await;
+    let content = plain(1);
+    let first = sighting_of(&content);
+    let [uploaded, imported, sighted] = vault.put(&content, &first).await;
+    let k1 = first.fingerprint.k1;
+    assert_eq!(uploaded["created"]["b"]["id"], format!("G{k1}"));
+    assert_eq!(imported["created"]["m"]["id"], format!("M{k1}"));
+    assert_eq!(sighted["created"]["s"]["emailId"], format!("M{k1}"));
+    assert_eq!(sighted["created"]["s"]["existing"], Value::Null);
+    assert_eq!(vault.download(&format!("G{k1}")).await, content);
+
+    // The reply was lost: all of it again changes nothing.
+    let [_, imported, sighted] = vault.put(&content, &first).await;
+    assert_eq!(imported["notCreated"]["m"]["type"], "alreadyExists");
+    assert_eq!(imported["notCreated"]["m"]["existingId"], format!("M{k1}"));
+    assert_eq!(sighted["created"]["s"]["existing"], Value::Null);
+
+    // Another sighting of the same bytes.
+    let second = sighting_of(&content);
+    let [_, _, sighted] = vault.put(&content, &second).await;
+    let existing = &sighted["created"]["s"]["existing"];
+    assert_eq!(existing["first"], first.id.to_string());
+    let found = vault
+        .call(
+            &vault.read,
+            "Sighting/query",
+            json!({"filter": {"emailId": format!("M{k1}")}}),
+        )
+        .await;
+    assert_eq!(
+        found["ids"],
+        json!([first.id.to_string(), second.id.to_string()])
+    );
+    let all = vault
+        .call(&vault.read, "Email/query", json!({"calculateTotal": true}))
+        .await;
+    assert_eq!(all["total"], 1);
+    assert_eq!(vault.metrics.vault_messages.get(), 1);
+    vault.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_message_in_other_bytes_is_never_a_second_copy() {
+    let dir = TestDir::new();
+    let vault = Running::start(dir.path()).await;
+    let content = plain(2);
+    let mut relayed = b"Received: from a by b; today\r\n".to_vec();
+    relayed.extend_from_slice(&content);
+    let (first, second) = (sighting_of(&content), sighting_of(&relayed));
+    vault.put(&content, &first).await;
+    let [_, imported, sighted] = vault.put(&relayed, &second).await;
+    assert_eq!(imported["notCreated"]["m"]["type"], "alreadyExists");
+    let refused = &sighted["notCreated"]["s"];
+    assert_eq!(refused["type"], "alreadyExists");
+    assert_eq!(refused["existing"]["k1"], first.fingerprint.k1.to_string());
+
+    let email = refused["existing"]["emailId"].as_str().unwrap();
+    let without = vault.record(email, &second, None, None).await;
+    assert_eq!(without["notCreated"]["s"]["type"], "invalidProperties");
+    let difference = Difference::extract(&relayed[..]).unwrap().unwrap();
+    let recorded = vault.record(email, &second, Some(&difference), None).await;
+    assert_eq!(recorded["created"]["s"]["emailId"], email, "{recorded}");
+    let shown = vault
+        .call(
+            &vault.read,
+            "Sighting/get",
+            json!({"ids": [second.id.to_string()]}),
+        )
+        .await;
+    assert_eq!(shown["list"][0]["difference"], json!(difference));
+    let other = sighting_of(b"Subject: other\r\n\r\n");
+    let wrong = vault.record(email, &other, Some(&difference), None).await;
+    assert_eq!(wrong["notCreated"]["s"]["type"], "invalidProperties");
+    let nowhere = vault
+        .record(&format!("M{}", other.fingerprint.k1), &other, None, None)
+        .await;
+    assert_eq!(nowhere["notCreated"]["s"]["type"], "notFound");
+    vault.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_bytes_come_back_as_they_were() {
+    let dir = TestDir::new();
+    let vault = Running::start(dir.path()).await;
+    let mut large = plain(3);
+    large.extend(std::iter::repeat_n(&b"0123456789abcdef\r\n"[..], 30 << 20 >> 4).flatten());
+    let messages: Vec<Vec<u8>> = vec![
+        Vec::new(),
+        b"\0".to_vec(),
+        b"no header at all".to_vec(),
+        b"Subject: bare\nline\nends\n\nbody\n".to_vec(),
+        b"Subject: \xe9\xff 8-bit\r\nFrom: \xfe\r\n\r\n\x80".to_vec(),
+        b"\r\n\r\nonly a body".to_vec(),
+        (0..=255).collect(),
+        b"Content-Type: multipart/mixed; boundary=x\r\n\r\n--x\r\n--x\r\n".to_vec(),
+        large,
+    ];
+    for content in messages {
+        let uploaded = vault.upload(content.clone()).await;
+        assert_eq!(uploaded.status(), 201);
+        let uploaded = read_json(uploaded).await;
+        let blob = uploaded["blobId"].as_str().unwrap();
+        let imported = vault
+            .call(
+                &vault.write,
+                "Email/import",
+                json!({"emails": {"m": {"blobId": blob, "mailboxIds": {"B2": true}}}}),
+            )
+            .await;
+        let email = &imported["created"]["m"];
+        assert_eq!(email["size"], content.len(), "{imported}");
+        assert!(
+            vault.download(blob).await == content,
+            "{} bytes",
+            content.len()
+        );
+        let shown = vault
+            .call(&vault.read, "Email/get", json!({"ids": [email["id"]]}))
+            .await;
+        assert_eq!(shown["list"][0]["size"], content.len(), "{shown}");
+    }
+    vault.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_is_wrong_hears_what_is_wrong() {
+    let dir = TestDir::new();
+    let vault = Running::start(dir.path()).await;
+    for (body, kind, status) in [
+        ("{", "notJSON", 400),
+        ("\u{0}", "notJSON", 400),
+        ("{\"using\": 1}", "notRequest", 400),
+        (
+            r#"{"using":["urn:x"],"methodCalls":[]}"#,
+            "unknownCapability",
+            400,
+        ),
+    ] {
+        let answer = vault.post(&vault.write, body).await;
+        assert_eq!(answer.status(), status);
+        assert_eq!(answer.headers()["content-type"], "application/problem+json");
+        let problem = read_json(answer).await;
+        assert_eq!(
+            problem["type"],
+            format!("urn:ietf:params:jmap:error:{kind}"),
+            "{body}"
+        );
+    }
+    let many: Vec<Value> = (0..100)
+        .map(|n| json!(["Core/echo", {}, n.to_string()]))
+        .collect();
+    let body = json!({"using": USING, "methodCalls": many}).to_string();
+    let problem = read_json(vault.post(&vault.write, body).await).await;
+    assert_eq!(problem["limit"], "maxCallsInRequest");
+    let answer = vault.post(&vault.write, vec![b' '; 9 << 20]).await;
+    assert_eq!(answer.status(), 413);
+    assert_eq!(read_json(answer).await["limit"], "maxSizeRequest");
+
+    let responses = vault.calls(&vault.read, json!([
+        ["Core/echo", {"hello": true}, "a"],
+        ["Email/parse", {}, "b"],
+        ["Email/get", {"accountId": "other", "ids": []}, "c"],
+        ["Email/query", {"accountId": "vault", "filter": {"fancy": 1}}, "d"],
+        ["Email/import", {"accountId": "vault", "emails": {}}, "e"],
+        ["Email/get", {"accountId": "vault", "#ids": {"resultOf": "z", "name": "Email/query", "path": "/ids"}}, "f"],
+    ])).await;
+    let kinds: Vec<&str> = responses
+        .iter()
+        .map(|r| r[1]["type"].as_str().unwrap_or(""))
+        .collect();
+    assert_eq!(
+        kinds,
+        [
+            "",
+            "unknownMethod",
+            "accountNotFound",
+            "unsupportedFilter",
+            "forbidden",
+            "invalidResultReference"
+        ]
+    );
+    assert_eq!(responses[0][1], json!({"hello": true}));
+    vault.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_without_a_token_gets_in_and_a_writer_reads_nothing() {
+    let dir = TestDir::new();
+    let vault = Running::start(dir.path()).await;
+    for path in [
+        "/jmap/session",
+        "/.well-known/jmap",
+        "/jmap/download/vault/G/x",
+    ] {
+        let answer = vault
+            .client
+            .get(format!("{}{path}", vault.base))
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(answer.status(), 401, "{path}");
+        assert!(answer.headers().contains_key("www-authenticate"));
+    }
+    assert_eq!(vault.post("wrong", "{}").await.status(), 401);
+    let basic = vault.client.get(format!("{}/jmap/session", vault.base));
+    let session = read_json(
+        basic
+            .basic_auth("any", Some(&vault.read))
+            .send()
+            .await
+            .unwrap(),
+    )
+    .await;
+    assert_eq!(session["apiUrl"], format!("{}/jmap/api", vault.base));
+
+    let content = plain(4);
+    let sighting = sighting_of(&content);
+    vault.put(&content, &sighting).await;
+    let id = format!("M{}", sighting.fingerprint.k1);
+    let is_there = vault
+        .call(
+            &vault.write,
+            "Email/get",
+            json!({"ids": [id], "properties": ["mailboxIds"]}),
+        )
+        .await;
+    assert_eq!(is_there["list"][0]["mailboxIds"], json!({"B2": true}));
+    let content = vault
+        .call(
+            &vault.write,
+            "Email/get",
+            json!({"ids": [id], "properties": ["subject"]}),
+        )
+        .await;
+    assert_eq!(content["type"], "forbidden");
+    let blob = vault
+        .call(
+            &vault.write,
+            "Blob/get",
+            json!({"ids": [id.replace('M', "G")]}),
+        )
+        .await;
+    assert_eq!(blob["type"], "forbidden");
+    vault.stop().await;
+}
