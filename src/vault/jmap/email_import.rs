@@ -20,7 +20,7 @@ use crate::{
 
 /// One object that was not made or changed by its own fault, or the whole call.
 enum Failed {
-    Item(SetError),
+    Item(Box<SetError>),
     Call(Fault),
 }
 
@@ -31,7 +31,7 @@ impl<E: Into<Fault>> From<E> for Failed {
 }
 
 fn item(kind: &str, description: impl ToString) -> Failed {
-    Failed::Item(set_error(kind, description))
+    Failed::Item(Box::new(set_error(kind, description)))
 }
 
 pub(super) fn import(context: &mut Context<'_, '_>, import: EmailImport<'_>) -> Answer {
@@ -48,7 +48,7 @@ pub(super) fn import(context: &mut Context<'_, '_>, import: EmailImport<'_>) -> 
                 created.insert(creation_id.to_string(), email);
             }
             Err(Failed::Item(error)) => {
-                not_created.insert(creation_id.to_string(), error);
+                not_created.insert(creation_id.to_string(), *error);
             }
             Err(Failed::Call(fault)) => return Err(fault),
         }
@@ -85,10 +85,10 @@ fn import_one(context: &mut Context<'_, '_>, new: &NewEmail<'_>) -> Result<Creat
             thread_id: thread_id(&blob.k1),
             size: blob.bytes,
         }),
-        Imported::Exists { k1, .. } => Err(Failed::Item(SetError {
+        Imported::Exists { k1, .. } => Err(Failed::Item(Box::new(SetError {
             existing_id: Some(email_id(&k1)),
             ..set_error("alreadyExists", "the same message is here")
-        })),
+        }))),
     }
 }
 
@@ -156,7 +156,7 @@ pub(super) fn set(context: &mut Context<'_, '_>, set: Set) -> Answer {
     for (id, patch) in &update {
         match refile(context, id, patch) {
             Ok(()) => drop(updated.insert(id.clone(), Value::Null)),
-            Err(Failed::Item(error)) => drop(not_updated.insert(id.clone(), error)),
+            Err(Failed::Item(error)) => drop(not_updated.insert(id.clone(), *error)),
             Err(Failed::Call(fault)) => return Err(fault),
         }
     }

@@ -44,6 +44,7 @@ pub(crate) fn routes(state: State) -> Router {
 }
 
 /// What the request may do, or the answer that it may not.
+#[expect(clippy::result_large_err, reason = "a refusal is made once a request")]
 fn authorize(state: &State, headers: &HeaderMap) -> Result<Scope, Response> {
     let given = headers.get(header::AUTHORIZATION);
     let scope = given
