@@ -4,6 +4,8 @@ use std::{net::SocketAddr, ops::Range, path::PathBuf, time::Duration};
 
 use toml::{Spanned, de::DeValue};
 
+use crate::net::{Address, Network, Networks};
+
 /// Notes a fault: where, and what was expected.
 pub(super) type Complain<'c> = dyn FnMut(Range<usize>, String) + 'c;
 
@@ -81,6 +83,49 @@ impl Setting for SocketAddr {
     }
     fn from_value(value: &DeValue<'_>) -> Option<Self> {
         value.as_str()?.parse().ok()
+    }
+}
+
+impl Setting for Address {
+    fn expected() -> String {
+        "host:port, [ipv6]:port or unix:/path".to_owned()
+    }
+    fn from_value(value: &DeValue<'_>) -> Option<Self> {
+        value.as_str()?.parse().ok()
+    }
+}
+
+impl Setting for Network {
+    fn expected() -> String {
+        "a network: \"192.0.2.0/24\", \"2001:db8::/32\" or one address".to_owned()
+    }
+    fn from_value(value: &DeValue<'_>) -> Option<Self> {
+        value.as_str()?.parse().ok()
+    }
+}
+
+impl Setting for Networks {
+    fn expected() -> String {
+        Vec::<Network>::expected()
+    }
+    fn from_value(value: &DeValue<'_>) -> Option<Self> {
+        Vec::<Network>::from_value(value).map(Networks::from_iter)
+    }
+    fn read(value: &Spanned<DeValue<'_>>, complain: &mut Complain<'_>) -> Option<Self> {
+        Vec::<Network>::read(value, complain).map(Networks::from_iter)
+    }
+}
+
+/// Permissions of a file, as chmod(1) writes them: `"0660"`.
+pub(super) struct Mode(pub(super) u32);
+
+impl Setting for Mode {
+    fn expected() -> String {
+        "permissions in octal: \"0660\"".to_owned()
+    }
+    fn from_value(value: &DeValue<'_>) -> Option<Self> {
+        let mode = u32::from_str_radix(value.as_str()?, 8).ok()?;
+        (mode <= 0o777).then_some(Self(mode))
     }
 }
 

@@ -1,0 +1,259 @@
+//! `[[frontend]]`: where mail comes in. Certificates stand here as files; the daemon opens them.
+
+use std::time::Duration;
+
+use super::{
+    section::Section,
+    setting::{Bytes, Mode},
+    vault::read_identity,
+};
+use crate::{
+    frontends::{Limits, OnCaptureFailure, TellClient},
+    message::Protocol,
+    net::{Address, ClientTlsFiles, IdentityFiles, Networks, proxy_protocol::Version},
+    wire::smtp::Role,
+};
+
+/// A front end, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frontend {
+    pub name: String,
+    pub protocol: Protocol,
+    pub role: Role,
+    pub listen: Address,
+    pub socket_mode: Option<u32>,
+    /// None for the journal endpoint.
+    pub upstream: Option<Upstream>,
+    pub hostname: String,
+    pub on_capture_failure: OnCaptureFailure,
+    pub capture_rejected: bool,
+    pub trusted: Networks,
+    /// Everybody where it is none.
+    pub allowed: Option<Networks>,
+    /// Who sends a PROXY header.
+    pub proxy_protocol_from: Option<Networks>,
+    pub tell_client: TellClient,
+    pub identity: Option<IdentityFiles>,
+    /// TLS before the greeting; otherwise STARTTLS.
+    pub tls_implicit: bool,
+    pub limits: Limits,
+}
+
+/// The next hop.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    pub address: Address,
+    pub tls: UpstreamTls,
+    /// The name that its certificate must be for.
+    pub tls_name: String,
+    pub files: ClientTlsFiles,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpstreamTls {
+    None,
+    StartTls,
+    Implicit,
+}
+
+pub(super) fn read_frontend(mut section: Section<'_>) -> Option<Frontend> {
+    let name = super::read_name(&mut section);
+    let protocols = [
+        ("smtp", Protocol::Smtp),
+        ("lmtp", Protocol::Lmtp),
+        ("journal", Protocol::Journal),
+    ];
+    let protocol = section.choice("protocol", &protocols);
+    if !section.has("protocol") {
+        section.complain("protocol", "\"smtp\" | \"lmtp\" | \"journal\"");
+    }
+    let role = read_role(&mut section, protocol);
+    let is_journal = protocol == Some(Protocol::Journal);
+    let listen = section.required("listen");
+    let upstream = read_upstream(&mut section, is_journal);
+    let identity = read_identity(&mut section);
+    let tls_implicit = section
+        .choice("tls", &[("starttls", false), ("implicit", true)])
+        .unwrap_or(false);
+    if section.has("tls") && identity.is_none() {
+        section.complain("certificate", "our certificate for `tls`, PEM");
+    }
+    let policies = [
+        ("tempfail", OnCaptureFailure::Tempfail),
+        ("pass", OnCaptureFailure::Pass),
+    ];
+    let on_capture_failure = section.choice("on_capture_failure", &policies);
+    if is_journal && on_capture_failure == Some(OnCaptureFailure::Pass) {
+        section.complain("on_capture_failure", "\"tempfail\": there is nothing to pass it to");
+    }
+    let trusted = match role {
+        Role::Proxy => Networks::default(),
+        Role::Filter | Role::Journal => Networks::loopback(),
+    };
+    let frontend = Frontend {
+        protocol: protocol.unwrap_or(Protocol::Smtp),
+        role,
+        socket_mode: section.optional("socket_mode").map(|Mode(mode)| mode),
+        hostname: section.or("hostname", "mailtee".to_owned()),
+        on_capture_failure: on_capture_failure.unwrap_or(OnCaptureFailure::Tempfail),
+        capture_rejected: section.or("capture_rejected", false),
+        trusted: section.or("trusted_networks", trusted),
+        allowed: match section.optional("allowed_networks") {
+            None if role == Role::Journal => Some(Networks::loopback()),
+            allowed => allowed,
+        },
+        proxy_protocol_from: section.optional("proxy_protocol_from"),
+        tell_client: read_tell_client(&mut section),
+        tls_implicit,
+        limits: read_limits(&mut section),
+        name: name.clone().unwrap_or_default(),
+        listen: listen.clone().unwrap_or_else(any_address),
+        upstream: upstream.clone(),
+        identity,
+    };
+    section.finish();
+    let complete = name.is_some() && listen.is_some() && protocol.is_some();
+    (complete && (is_journal || upstream.is_some())).then_some(frontend)
+}
+
+/// Stands in where the address is missing, so that the rest is read and its faults are found.
+fn any_address() -> Address {
+    Address::Tcp {
+        host: String::new(),
+        port: 0,
+    }
+}
+
+fn read_role(section: &mut Section<'_>, protocol: Option<Protocol>) -> Role {
+    let roles = [
+        ("filter", Role::Filter),
+        ("proxy", Role::Proxy),
+        ("journal", Role::Journal),
+    ];
+    let role = section.choice("role", &roles);
+    match (protocol, role) {
+        (Some(Protocol::Journal), None | Some(Role::Journal)) => Role::Journal,
+        (Some(Protocol::Journal), Some(_)) => {
+            section.complain("role", "\"journal\", or no role, for this protocol");
+            Role::Journal
+        }
+        (_, Some(Role::Journal)) => {
+            section.complain("role", "\"filter\" | \"proxy\"; \"journal\" is a protocol too");
+            Role::Filter
+        }
+        (_, Some(role)) => role,
+        (_, None) => {
+            if !section.has("role") {
+                section.complain("role", "\"filter\" (our own mail server) | \"proxy\" (strangers)");
+            }
+            Role::Filter
+        }
+    }
+}
+
+fn read_upstream(section: &mut Section<'_>, is_journal: bool) -> Option<Upstream> {
+    let address: Option<Address> = if is_journal {
+        let given = section.optional("upstream");
+        if given.is_some() {
+            section.complain("upstream", "no `upstream`: a journal endpoint has no next hop");
+        }
+        None
+    } else {
+        section.required("upstream")
+    };
+    let modes = [
+        ("none", UpstreamTls::None),
+        ("starttls", UpstreamTls::StartTls),
+        ("implicit", UpstreamTls::Implicit),
+    ];
+    let tls = section.choice("upstream_tls", &modes);
+    let tls = tls.unwrap_or(UpstreamTls::None);
+    let tls_name: Option<String> = section.optional("upstream_tls_name");
+    let ca_file = section.path("upstream_ca_file");
+    let certificate = section.path("upstream_certificate");
+    let key = section.path("upstream_key");
+    if certificate.is_some() != key.is_some() {
+        let missing = if key.is_none() {
+            "upstream_key"
+        } else {
+            "upstream_certificate"
+        };
+        section.complain(missing, "certificate and key, both or neither");
+    }
+    let address = address?;
+    let tls_name = tls_name
+        .or_else(|| address.host().map(str::to_owned))
+        .unwrap_or_default();
+    if tls != UpstreamTls::None && tls_name.is_empty() {
+        section.complain("upstream_tls_name", "the name in the next hop's certificate");
+    }
+    Some(Upstream {
+        address,
+        tls,
+        tls_name,
+        files: ClientTlsFiles {
+            ca_file,
+            identity: certificate
+                .zip(key)
+                .map(|(certificate, key)| IdentityFiles { certificate, key }),
+        },
+    })
+}
+
+fn read_tell_client(section: &mut Section<'_>) -> TellClient {
+    let words = [
+        ("no", TellClient::No),
+        ("xforward", TellClient::Xforward),
+        ("xclient", TellClient::Xclient),
+        ("proxy-v1", TellClient::Proxy(Version::V1)),
+        ("proxy-v2", TellClient::Proxy(Version::V2)),
+    ];
+    section
+        .choice("tell_upstream_client", &words)
+        .unwrap_or(TellClient::No)
+}
+
+fn read_limits(section: &mut Section<'_>) -> Limits {
+    let default = Limits::default();
+    let limits = Limits {
+        sessions: section.or("sessions_max", default.sessions),
+        sessions_per_address: section.or("sessions_per_address_max", default.sessions_per_address),
+        line_bytes: section
+            .or("line_bytes_max", Bytes(default.line_bytes as u64))
+            .0 as usize,
+        recipients: section.or("recipients_max", default.recipients),
+        message_bytes: section.or("message_bytes_max", Bytes(default.message_bytes)).0,
+        handshake: section.or("handshake_timeout", default.handshake),
+        idle: section.or("idle_timeout", default.idle),
+        total: section.or("total_timeout", default.total),
+        upstream_connect: section.or("upstream_connect_timeout", default.upstream_connect),
+        upstream_reply: section.or("upstream_reply_timeout", default.upstream_reply),
+        upstream_fate: section.or("upstream_fate_timeout", default.upstream_fate),
+        capture: section.or("capture_timeout", default.capture),
+    };
+    for (key, at_least_one) in [
+        ("sessions_max", limits.sessions),
+        ("sessions_per_address_max", limits.sessions_per_address),
+        ("recipients_max", limits.recipients),
+    ] {
+        if at_least_one == 0 {
+            section.complain(key, "at least 1");
+        }
+    }
+    // RFC 5321 section 4.5.3.1.4: a server takes lines of 512 octets, and extensions add to that.
+    if !(512..=16 << 20).contains(&limits.line_bytes) {
+        section.complain("line_bytes_max", "a size from 512 to 16 MiB");
+    }
+    for (key, time) in [
+        ("idle_timeout", limits.idle),
+        ("total_timeout", limits.total),
+        ("upstream_reply_timeout", limits.upstream_reply),
+        ("upstream_fate_timeout", limits.upstream_fate),
+        ("capture_timeout", limits.capture),
+    ] {
+        if time < Duration::from_secs(1) {
+            section.complain(key, "at least \"1s\"");
+        }
+    }
+    limits
+}
