@@ -4,6 +4,7 @@
 mod check;
 mod completions;
 mod output;
+mod queue;
 mod run;
 
 use std::{io, path::PathBuf, process::ExitCode, sync::LazyLock};
@@ -39,6 +40,7 @@ struct Cli {
 enum Verb {
     Run(run::Run),
     Check(check::Check),
+    Queue(queue::Queue),
     Completions(completions::Completions),
 }
 
@@ -68,6 +70,7 @@ pub fn main() -> ExitCode {
     let result = match cli.verb {
         Verb::Run(verb) => verb.run(),
         Verb::Check(verb) => verb.run(),
+        Verb::Queue(verb) => verb.run(),
         Verb::Completions(verb) => verb.run(),
     };
     match result {

@@ -55,6 +55,14 @@ pub enum LogFormat {
 }
 
 impl Config {
+    /// As the journal and the dedup map know them.
+    pub fn target_names(&self) -> Vec<String> {
+        self.targets
+            .iter()
+            .map(|target| target.name.clone())
+            .collect()
+    }
+
     /// Reads and checks a file.
     pub fn load(file: &Path) -> Result<Config, ConfigError> {
         let source = fs::read_to_string(file).map_err(|source| ConfigError::Unreadable {
