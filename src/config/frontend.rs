@@ -5,7 +5,6 @@ use std::time::Duration;
 use super::{
     section::Section,
     setting::{Bytes, Mode},
-    vault::read_identity,
 };
 use crate::{
     frontends::{Limits, OnCaptureFailure, TellClient},
@@ -84,7 +83,10 @@ pub(super) fn read_frontend(mut section: Section<'_>) -> Option<Frontend> {
     ];
     let on_capture_failure = section.choice("on_capture_failure", &policies);
     if is_journal && on_capture_failure == Some(OnCaptureFailure::Pass) {
-        section.complain("on_capture_failure", "\"tempfail\": there is nothing to pass it to");
+        section.complain(
+            "on_capture_failure",
+            "\"tempfail\": there is nothing to pass it to",
+        );
     }
     let trusted = match role {
         Role::Proxy => Networks::default(),
@@ -138,13 +140,19 @@ fn read_role(section: &mut Section<'_>, protocol: Option<Protocol>) -> Role {
             Role::Journal
         }
         (_, Some(Role::Journal)) => {
-            section.complain("role", "\"filter\" | \"proxy\"; \"journal\" is a protocol too");
+            section.complain(
+                "role",
+                "\"filter\" | \"proxy\"; \"journal\" is a protocol too",
+            );
             Role::Filter
         }
         (_, Some(role)) => role,
         (_, None) => {
             if !section.has("role") {
-                section.complain("role", "\"filter\" (our own mail server) | \"proxy\" (strangers)");
+                section.complain(
+                    "role",
+                    "\"filter\" (our own mail server) | \"proxy\" (strangers)",
+                );
             }
             Role::Filter
         }
@@ -153,9 +161,12 @@ fn read_role(section: &mut Section<'_>, protocol: Option<Protocol>) -> Role {
 
 fn read_upstream(section: &mut Section<'_>, is_journal: bool) -> Option<Upstream> {
     let address: Option<Address> = if is_journal {
-        let given = section.optional("upstream");
+        let given: Option<Address> = section.optional("upstream");
         if given.is_some() {
-            section.complain("upstream", "no `upstream`: a journal endpoint has no next hop");
+            section.complain(
+                "upstream",
+                "no `upstream`: a journal endpoint has no next hop",
+            );
         }
         None
     } else {
@@ -185,7 +196,10 @@ fn read_upstream(section: &mut Section<'_>, is_journal: bool) -> Option<Upstream
         .or_else(|| address.host().map(str::to_owned))
         .unwrap_or_default();
     if tls != UpstreamTls::None && tls_name.is_empty() {
-        section.complain("upstream_tls_name", "the name in the next hop's certificate");
+        section.complain(
+            "upstream_tls_name",
+            "the name in the next hop's certificate",
+        );
     }
     Some(Upstream {
         address,
@@ -222,7 +236,9 @@ fn read_limits(section: &mut Section<'_>) -> Limits {
             .or("line_bytes_max", Bytes(default.line_bytes as u64))
             .0 as usize,
         recipients: section.or("recipients_max", default.recipients),
-        message_bytes: section.or("message_bytes_max", Bytes(default.message_bytes)).0,
+        message_bytes: section
+            .or("message_bytes_max", Bytes(default.message_bytes))
+            .0,
         handshake: section.or("handshake_timeout", default.handshake),
         idle: section.or("idle_timeout", default.idle),
         total: section.or("total_timeout", default.total),
@@ -256,4 +272,20 @@ fn read_limits(section: &mut Section<'_>) -> Limits {
         }
     }
     limits
+}
+
+/// `certificate` and `key`, both or neither.
+pub(super) fn read_identity(section: &mut Section<'_>) -> Option<IdentityFiles> {
+    match (section.path("certificate"), section.path("key")) {
+        (Some(certificate), Some(key)) => Some(IdentityFiles { certificate, key }),
+        (Some(_), None) => {
+            section.complain("key", "the private key of `certificate`, PEM");
+            None
+        }
+        (None, Some(_)) => {
+            section.complain("certificate", "the certificate of `key`, PEM");
+            None
+        }
+        (None, None) => None,
+    }
 }

@@ -7,6 +7,7 @@
 mod channel;
 mod criterion;
 mod fault;
+mod frontend;
 mod section;
 mod setting;
 mod target;
@@ -22,6 +23,7 @@ use toml::de::DeTable;
 
 use crate::{admin, criteria::DomainPattern, dedup, journal};
 pub use fault::{ConfigError, Fault};
+pub use frontend::{Frontend, Upstream, UpstreamTls};
 use section::{Document, Section};
 use setting::Bytes;
 pub use target::{Store, Target};
@@ -38,6 +40,7 @@ pub struct Config {
     pub admin: Option<admin::Options>,
     pub journal: journal::Options,
     pub dedup: dedup::Options,
+    pub frontends: Vec<Frontend>,
     pub targets: Vec<Target>,
 }
 
@@ -126,6 +129,7 @@ fn read_top(mut top: Section<'_>, file: &Path) -> Option<Config> {
     let admin = read_admin(top.section("admin"));
     let journal = read_journal(top.section("journal"), &data_dir);
     let dedup = read_dedup(top.section("dedup"), &data_dir);
+    let frontends = read_frontends(&mut top);
     let allow_inline = top.or("allow_inline_secrets", false);
     let own_domains: Vec<DomainPattern> = top.or("own_domains", Vec::new());
     let targets = read_targets(&mut top, allow_inline, &own_domains);
@@ -138,8 +142,18 @@ fn read_top(mut top: Section<'_>, file: &Path) -> Option<Config> {
         admin,
         journal,
         dedup,
+        frontends,
         targets,
     })
+}
+
+fn read_frontends(top: &mut Section<'_>) -> Vec<Frontend> {
+    let sections = top.sections("frontend");
+    unique_names(&sections);
+    sections
+        .into_iter()
+        .filter_map(frontend::read_frontend)
+        .collect()
 }
 
 fn read_targets(

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     criteria::{Criteria, DomainPattern},
+    forward::{self, Policy},
     targets::{BatchLimits, jmap},
 };
 
@@ -18,6 +19,7 @@ pub struct Target {
     pub name: String,
     pub store: Store,
     pub criteria: Criteria,
+    pub forward: forward::Options,
 }
 
 /// By `type`.
@@ -52,12 +54,51 @@ pub(super) fn read_target(
     }
     let store = kind.and_then(|()| read_jmap(&mut section, allow_inline));
     let criteria = read_criteria(&mut section, own_domains);
+    let forward = read_forward(&mut section);
     section.finish();
     Some(Target {
         criteria,
+        forward,
         name: name?,
         store: Store::Jmap(store?),
     })
+}
+
+fn read_forward(section: &mut Section<'_>) -> forward::Options {
+    let default = forward::Options::default();
+    let options = forward::Options {
+        message: Policy {
+            base: section.or("message_retry_min", default.message.base),
+            cap: section.or("message_retry_max", default.message.cap),
+        },
+        target: Policy {
+            base: section.or("target_retry_min", default.target.base),
+            cap: section.or("target_retry_max", default.target.cap),
+        },
+        failures_to_open: section.or("failures_to_pause", default.failures_to_open),
+        attempts_to_park: section.or("attempts_to_park", default.attempts_to_park),
+        linger: section.or("linger", default.linger),
+    };
+    for (min, max, policy) in [
+        ("message_retry_min", "message_retry_max", options.message),
+        ("target_retry_min", "target_retry_max", options.target),
+    ] {
+        if policy.base.is_zero() {
+            section.complain(min, "more than nothing");
+        }
+        if policy.cap < policy.base {
+            section.complain(max, &format!("at least `{min}`"));
+        }
+    }
+    for (key, number) in [
+        ("failures_to_pause", options.failures_to_open),
+        ("attempts_to_park", options.attempts_to_park),
+    ] {
+        if number == 0 {
+            section.complain(key, "at least 1");
+        }
+    }
+    options
 }
 
 fn read_jmap(section: &mut Section<'_>, allow_inline: bool) -> Option<jmap::Options> {

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use super::{section::Section, setting::Bytes};
+use super::{frontend::read_identity, section::Section, setting::Bytes};
 use crate::{
-    net::{Address, IdentityFiles},
+    net::Address,
     vault::{Limits, Options},
 };
 
@@ -51,21 +51,5 @@ fn default_listen() -> Address {
     Address::Tcp {
         host: "127.0.0.1".to_owned(),
         port: 8443,
-    }
-}
-
-/// `certificate` and `key`, both or neither.
-pub(super) fn read_identity(section: &mut Section<'_>) -> Option<IdentityFiles> {
-    match (section.path("certificate"), section.path("key")) {
-        (Some(certificate), Some(key)) => Some(IdentityFiles { certificate, key }),
-        (Some(_), None) => {
-            section.complain("key", "the private key of `certificate`, PEM");
-            None
-        }
-        (None, Some(_)) => {
-            section.complain("certificate", "the certificate of `key`, PEM");
-            None
-        }
-        (None, None) => None,
     }
 }

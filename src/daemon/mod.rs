@@ -5,6 +5,8 @@
 //! ends what is in flight, the journal syncs and closes, then vault and admin page go. What a drain does not finish
 //! within its limit is not lost: it is in the journal.
 
+mod entrance;
+mod forwarding;
 mod logging;
 mod notify;
 mod reload;
@@ -31,11 +33,17 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     admin,
+    channel::ChannelError,
     config::{Config, ConfigError},
+    dedup::{Dedup, DedupError},
+    frontends,
     journal::{Journal, JournalError},
+    message::UnixMillis,
     metrics::Metrics,
     net,
 };
+use entrance::Identities;
+use forwarding::Forwarding;
 pub use logging::LogLevel;
 pub use stores::open_store;
 
@@ -51,6 +59,20 @@ pub enum DaemonError {
     Journal(#[from] JournalError),
     #[error(transparent)]
     Config(#[from] ConfigError),
+    #[error(transparent)]
+    Dedup(#[from] DedupError),
+    #[error(transparent)]
+    Frontend(#[from] frontends::StartError),
+    #[error(transparent)]
+    Tls(#[from] net::TlsError),
+    #[error("target {name}: {source}")]
+    Target {
+        name: String,
+        #[source]
+        source: ChannelError,
+    },
+    #[error("daemon: stopped while it started")]
+    Stopped,
 }
 
 impl DaemonError {
@@ -90,8 +112,8 @@ pub struct Daemon {
     journal: Journal,
     /// Front ends and their sessions.
     accepting: Part,
-    /// One worker a target.
-    forwarding: Part,
+    identities: Identities,
+    forwarding: Forwarding,
     /// The vault and the admin page.
     serving: Part,
 }
@@ -121,37 +143,38 @@ impl Daemon {
         net::install_provider();
         let metrics = Arc::new(Metrics::new());
         let started = SystemTime::now();
-        std::fs::create_dir_all(&config.data_dir)
-            .map_err(DaemonError::io(config.data_dir.display().to_string()))?;
-        let journal = Journal::open(config.journal.clone(), &[], metrics.clone())?;
+        metrics
+            .start_time_seconds
+            .set(UnixMillis::from_system(started).0 as f64 / 1000.0);
+        for frontend in &config.frontends {
+            metrics.touch_frontend(&frontend.name);
+        }
+        let (journal, dedup) = open_stores(&config, metrics.clone()).await?;
+        let mut forwarding =
+            Forwarding::new(journal.clone(), dedup, metrics.clone(), background.clone());
+        let serving = Part::default();
+        let mut identities = Identities::default();
+
+        let targets = forwarding.open(&config.targets)?;
+        forwarding.replace(targets).await?;
         let watched = Arc::new(admin::Watched {
-            metrics,
+            metrics: metrics.clone(),
             journal: journal.clone(),
-            frontends: Vec::new(),
-            targets: ArcSwap::default(),
+            frontends: config.frontends.iter().map(entrance::named).collect(),
+            targets: ArcSwap::from_pointee(forwarding.named()),
             accepting: AtomicBool::new(false),
             started,
             vault_page: None,
         });
-        let serving = Part::default();
         if let Some(options) = &config.admin {
-            let step = format!("admin: listen on {}", options.listen);
-            let listener = TcpListener::bind(options.listen)
-                .await
-                .map_err(DaemonError::io(step))?;
             let token =
                 admin::Token::open(&config.data_dir).map_err(DaemonError::io("admin: token"))?;
-            let (options, watched) = (options.clone(), watched.clone());
-            let stop = serving.stop.clone();
-            serving.tasks.spawn_on(
-                async move {
-                    if let Err(error) = admin::serve(listener, &options, token, watched, stop).await
-                    {
-                        tracing::error!(%error, "the admin page ended");
-                    }
-                },
-                &background,
-            );
+            serve_admin(options, token, watched.clone(), &serving, &background).await?;
+        }
+        let accepting = Part::default();
+        for frontend in &config.frontends {
+            let (journal, metrics) = (journal.clone(), metrics.clone());
+            entrance::open(frontend, journal, metrics, &accepting, &mut identities).await?;
         }
         watched.accepting.store(true, Ordering::Relaxed);
         Ok(Daemon {
@@ -159,8 +182,9 @@ impl Daemon {
             level,
             watched,
             journal,
-            accepting: Part::default(),
-            forwarding: Part::default(),
+            accepting,
+            identities,
+            forwarding,
             serving,
         })
     }
@@ -184,7 +208,10 @@ impl Daemon {
             let open = self.accepting.tasks.len();
             tracing::warn!(open, "sessions are cut off");
         }
-        if timeout_at(deadline, self.forwarding.stop()).await.is_err() {
+        if timeout_at(deadline, self.forwarding.part.stop())
+            .await
+            .is_err()
+        {
             tracing::warn!(
                 "forwarding is cut off: what was in flight is sent again after the start"
             );
@@ -195,4 +222,44 @@ impl Daemon {
         let _ = timeout(Duration::from_secs(2), self.serving.stop()).await;
         tracing::info!("ended");
     }
+}
+
+/// Journal and dedup map; both read the disk before they are open.
+async fn open_stores(
+    config: &Config,
+    metrics: Arc<Metrics>,
+) -> Result<(Journal, Dedup), DaemonError> {
+    std::fs::create_dir_all(&config.data_dir)
+        .map_err(DaemonError::io(config.data_dir.display().to_string()))?;
+    let (journal, dedup) = (config.journal.clone(), config.dedup.clone());
+    let names = config.target_names();
+    let opened = tokio::task::spawn_blocking(move || {
+        let journal = Journal::open(journal, &names, metrics.clone())?;
+        let dedup = Dedup::open(dedup, &metrics)?;
+        Ok((journal, dedup))
+    });
+    opened.await.map_err(|_| DaemonError::Stopped)?
+}
+
+async fn serve_admin(
+    options: &admin::Options,
+    token: admin::Token,
+    watched: Arc<admin::Watched>,
+    serving: &Part,
+    background: &Handle,
+) -> Result<(), DaemonError> {
+    let step = format!("admin: listen on {}", options.listen);
+    let listener = TcpListener::bind(options.listen)
+        .await
+        .map_err(DaemonError::io(step))?;
+    let (options, stop) = (options.clone(), serving.stop.clone());
+    serving.tasks.spawn_on(
+        async move {
+            if let Err(error) = admin::serve(listener, &options, token, watched, stop).await {
+                tracing::error!(%error, "the admin page ended");
+            }
+        },
+        background,
+    );
+    Ok(())
 }

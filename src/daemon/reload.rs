@@ -1,16 +1,19 @@
 //! SIGHUP: what can change while running does, what cannot is named, and a bad file changes nothing.
 
-use super::Daemon;
+use std::sync::Arc;
+
+use super::{Daemon, DaemonError};
 use crate::config::Config;
 
 impl Daemon {
     /// Reads the configuration file again and puts it in force.
     pub(super) async fn reload_file(&mut self) {
         let result = match Config::load(&self.config.file) {
-            Ok(config) => {
-                self.reload(config).await;
-                "applied"
-            }
+            Ok(config) => self.reload(config).await,
+            Err(error) => Err(error.into()),
+        };
+        let result = match result {
+            Ok(()) => "applied",
             Err(error) => {
                 tracing::error!(%error, "reload: refused, the old configuration stays in force");
                 "refused"
@@ -20,26 +23,33 @@ impl Daemon {
         reloads.with_label_values(&[result]).inc();
     }
 
-    /// Puts a checked configuration in force.
-    pub async fn reload(&mut self, new: Config) {
-        let mut changed = Vec::new();
+    /// Puts a checked configuration in force; an error changes nothing.
+    pub async fn reload(&mut self, new: Config) -> Result<(), DaemonError> {
+        let targets = self.forwarding.open(&new.targets)?;
+        let mut changed = self.forwarding.replace(targets).await?;
+        self.watched
+            .targets
+            .store(Arc::new(self.forwarding.named()));
+        let failed = self.identities.reload();
         if new.log.level != self.config.log.level {
             self.level.set(&new.log.level);
-            changed.push("log.level");
+            changed.push("log.level".to_owned());
         }
         if new.shutdown_timeout != self.config.shutdown_timeout {
-            changed.push("shutdown_timeout");
+            changed.push("shutdown_timeout".to_owned());
         }
         let waits = needs_restart(&self.config, &new);
         self.config.log.level = new.log.level;
         self.config.shutdown_timeout = new.shutdown_timeout;
-        tracing::info!(?changed, "reload: applied");
+        self.config.targets = new.targets;
+        tracing::info!(?changed, certificates_failed = ?failed, "reload: applied");
         if !waits.is_empty() {
             tracing::warn!(
                 ?waits,
                 "reload: changed in the file, in force after a restart"
             );
         }
+        Ok(())
     }
 }
 
@@ -51,6 +61,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("admin", old.admin != new.admin),
         ("journal", old.journal != new.journal),
         ("dedup", old.dedup != new.dedup),
+        ("frontend", old.frontends != new.frontends),
     ];
     let differ = parts.into_iter().filter(|(_, differs)| *differs);
     differ.map(|(name, _)| name).collect()

@@ -19,7 +19,7 @@ use std::time::Duration;
 pub use policy::Policy;
 pub use worker::{Decide, Worker};
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// Delays for one message that fails alone.
     pub message: Policy,

@@ -94,7 +94,7 @@ pub enum TellClient {
     Proxy(proxy_protocol::Version),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     pub sessions: usize,
     pub sessions_per_address: usize,

@@ -193,8 +193,7 @@ impl Row for Capture {
 
 /// Text from the wire, safe for a terminal.
 fn shown(value: &Value) -> String {
-    let text: crate::message::WireText =
-        serde_json::from_value(value.clone()).unwrap_or_default();
+    let text: crate::message::WireText = serde_json::from_value(value.clone()).unwrap_or_default();
     text.to_string()
 }
 

@@ -1,0 +1,164 @@
+//! One worker a target: started, replaced by a reload, stopped.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use tokio::{runtime::Handle, task::JoinHandle, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::{DaemonError, Part, open_store};
+use crate::{
+    admin,
+    config::Target,
+    criteria::{Criteria, Decision, LazyHeaders},
+    dedup::Dedup,
+    forward::{Decide, Worker},
+    journal::{Journal, Lease},
+    metrics::Metrics,
+    targets::RemoteStore,
+};
+
+/// How long a replaced worker may take for what it has in flight.
+const REPLACE_TIMEOUT: Duration = Duration::from_secs(10);
+
+pub(super) struct Forwarding {
+    pub(super) part: Part,
+    journal: Journal,
+    dedup: Dedup,
+    metrics: Arc<Metrics>,
+    background: Handle,
+    running: BTreeMap<String, Running>,
+}
+
+struct Running {
+    target: Target,
+    stop: CancellationToken,
+    worker: JoinHandle<()>,
+}
+
+/// A target whose files have been read.
+type Opened = (Target, Arc<dyn RemoteStore>);
+
+impl Forwarding {
+    pub(super) fn new(
+        journal: Journal,
+        dedup: Dedup,
+        metrics: Arc<Metrics>,
+        background: Handle,
+    ) -> Self {
+        Self {
+            part: Part::default(),
+            journal,
+            dedup,
+            metrics,
+            background,
+            running: BTreeMap::new(),
+        }
+    }
+
+    /// Reads what the targets name; an error changes nothing.
+    pub(super) fn open(&self, targets: &[Target]) -> Result<Vec<Opened>, DaemonError> {
+        targets
+            .iter()
+            .map(|target| {
+                let store = open_store(target, self.metrics.clone());
+                let store = store.map_err(|source| DaemonError::Target {
+                    name: target.name.clone(),
+                    source,
+                })?;
+                Ok((target.clone(), store))
+            })
+            .collect()
+    }
+
+    /// Puts these targets in the place of those that run; names what is new, changed or gone. A target whose options
+    /// are the same is opened anew as well: its token or certificate may have changed.
+    pub(super) async fn replace(
+        &mut self,
+        targets: Vec<Opened>,
+    ) -> Result<Vec<String>, DaemonError> {
+        let mut changes = Vec::new();
+        let mut old = std::mem::take(&mut self.running);
+        for (target, _) in &targets {
+            match old.get(&target.name) {
+                None => changes.push(format!("target {}: new", target.name)),
+                Some(running) if running.target != *target => {
+                    changes.push(format!("target {}: changed", target.name));
+                }
+                Some(_) => {}
+            }
+        }
+        for running in old.values() {
+            running.stop.cancel();
+        }
+        for running in old.values_mut() {
+            if timeout(REPLACE_TIMEOUT, &mut running.worker).await.is_err() {
+                // What it has leased goes back to waiting, and is sent again.
+                running.worker.abort();
+            }
+        }
+        let names: Vec<String> = targets.iter().map(|(t, _)| t.name.clone()).collect();
+        for name in old.keys().filter(|name| !names.contains(name)) {
+            changes.push(format!("target {name}: gone"));
+        }
+        let journal = self.journal.clone();
+        let set = tokio::task::spawn_blocking(move || journal.set_targets(&names));
+        set.await.map_err(|_| DaemonError::Stopped)??;
+        for (target, store) in targets {
+            self.start(target, store);
+        }
+        Ok(changes)
+    }
+
+    fn start(&mut self, target: Target, store: Arc<dyn RemoteStore>) {
+        let worker = Worker::new(
+            &target.name,
+            target.forward.clone(),
+            self.journal.queue(&target.name),
+            self.dedup.clone(),
+            decide(target.name.clone(), target.criteria.clone()),
+            store,
+            self.metrics.clone(),
+        );
+        let stop = self.part.stop.child_token();
+        let worker = self
+            .part
+            .tasks
+            .spawn_on(worker.run(stop.clone()), &self.background);
+        let running = Running {
+            target,
+            stop,
+            worker,
+        };
+        self.running.insert(running.target.name.clone(), running);
+    }
+
+    /// How the status page names them.
+    pub(super) fn named(&self) -> Vec<admin::Target> {
+        let running = self.running.values();
+        running
+            .map(|Running { target, .. }| admin::Target {
+                name: target.name.clone(),
+                kind: target.store.kind().to_owned(),
+                url: target.store.url().to_owned(),
+                queue: self.journal.queue(&target.name),
+            })
+            .collect()
+    }
+}
+
+/// The criteria as forwarding asks them. A header that cannot be read keeps nothing back: a copy too many is better
+/// than none.
+fn decide(target: String, criteria: Criteria) -> Decide {
+    Arc::new(move |lease: &Lease| {
+        let mut headers = LazyHeaders::new(|| lease.body().open());
+        match criteria.decide(lease.sighting(), &mut headers) {
+            Ok(Decision::Send) => None,
+            Ok(Decision::Skip { rule }) => Some(rule.to_owned()),
+            Err(error) => {
+                let capture = lease.sighting().id;
+                tracing::warn!(target_name = %target, %capture, %error, "criteria: the header cannot be read, it goes");
+                None
+            }
+        }
+    })
+}
