@@ -38,3 +38,5 @@ mod vault_kit;
 
 /// The vault as a JMAP server.
 mod vault_jmap;
+/// One message on its way through Postfix, opendkim and Dovecot: each version is made from each other's copy, or kept.
+mod lossless;

@@ -40,6 +40,7 @@ const PORTS: &[(&str, &[&str])] = &[
             "HTTPS_PORT",
         ],
     ),
+    ("opendkim", &["PORT"]),
     ("exim", &["SMTP_PORT", "REINJECT_PORT"]),
     ("opensmtpd", &["SMTP_PORT"]),
     ("sendmail", &["SMTP_PORT"]),
