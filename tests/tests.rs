@@ -36,7 +36,7 @@ mod postfix_deploy;
 #[allow(unreachable_pub, reason = "the kit offers more than one topic takes")]
 mod vault_kit;
 
-/// The vault as a JMAP server.
-mod vault_jmap;
 /// One message on its way through Postfix, opendkim and Dovecot: each version is made from each other's copy, or kept.
 mod lossless;
+/// The vault as a JMAP server.
+mod vault_jmap;
