@@ -21,6 +21,7 @@ mod index;
 mod keeper;
 mod large;
 mod operator;
+mod outcome;
 mod quarantine;
 mod queue;
 mod reader;
@@ -45,13 +46,13 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 pub use self::{
     capture::{Captured, Draft},
     fsck::{FsckReport, fsck},
     index::TARGETS_MAX,
+    outcome::Outcome,
     queue::{Lease, Queue},
     recovery::BadRecord,
     scan::recover_bytes,
@@ -64,7 +65,7 @@ use self::{
     shared::{Op, Shared},
     writer::Writer,
 };
-use crate::{message::CaptureId, metrics::Metrics};
+use crate::metrics::Metrics;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -117,20 +118,6 @@ impl JournalError {
             Self::Corrupt(what) => Self::Corrupt(what.clone()),
         }
     }
-}
-
-/// What became of a capture for one target.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Outcome {
-    /// The target confirmed it; the target's own id for the copy.
-    Stored { remote_id: String },
-    /// The same message is already there; this sighting was recorded beside it.
-    Duplicate { of: CaptureId, remote_id: String },
-    /// A criterion said no; the rule's name.
-    Excluded { rule: String },
-    /// The target refused it for good; kept until an operator retries or exports it.
-    Parked { why: String },
 }
 
 /// The open journal; clones share it.

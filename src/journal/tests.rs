@@ -4,7 +4,7 @@ use std::{io::Read, time::Duration};
 
 use super::*;
 use crate::message::{
-    Acceptance, Client, Envelope, Fingerprint, Origin, Protocol, Sighting, UnixMillis,
+    Acceptance, CaptureId, Client, Envelope, Fingerprint, Origin, Protocol, Sighting, UnixMillis,
 };
 
 pub(super) fn options(data_dir: &std::path::Path) -> Options {

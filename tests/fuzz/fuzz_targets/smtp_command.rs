@@ -1,0 +1,52 @@
+//! A client's command lines: the parser, XFORWARD, and a whole session in three roles; no panic, whatever comes.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use mailtee_fuzz::{
+    chunked, drive,
+    message::Client,
+    pieces,
+    wire::smtp::{Dialect, Role, Server, command::Command, reply, xforward},
+};
+
+fuzz_target!(|input: &[u8]| {
+    let (size, said) = chunked(input);
+    for line in said.split(|byte| *byte == b'\n') {
+        let command = Command::parse(line);
+        let path = command.path();
+        let _ = (path.parameter(b"SIZE"), command.chunk());
+        xforward::apply(line, &mut Client::default());
+        reply::scan(line);
+    }
+
+    let whole = served(said, usize::MAX);
+    assert_eq!(
+        served(said, size),
+        whole,
+        "the server under another chunking"
+    );
+
+    for (dialect, role) in [
+        (Dialect::Smtp, Role::Filter),
+        (Dialect::Smtp, Role::Proxy),
+        (Dialect::Lmtp, Role::Proxy),
+    ] {
+        let rules = drive::rules(dialect, role);
+        let cut = drive::session(rules.clone(), said, size);
+        let uncut = drive::session(rules, said, usize::MAX);
+        assert_eq!(
+            cut.copies, uncut.copies,
+            "the copies under another chunking"
+        );
+    }
+});
+
+/// What our own next hop says and keeps.
+fn served(said: &[u8], size: usize) -> (Vec<u8>, Vec<u8>, u64) {
+    let mut server = Server::new(Dialect::Smtp, "hop.test").keeping_content();
+    for piece in pieces(said, size) {
+        server.receive(piece);
+    }
+    let messages = server.messages();
+    (server.to_client, server.content, messages)
+}
