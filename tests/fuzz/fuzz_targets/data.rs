@@ -41,7 +41,7 @@ fuzz_target!(|input: &[u8]| {
         assert_eq!(decode(&stuffed, size), (decoded, false, Some(length)));
     }
 
-    let mut said = b"EHLO c\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\n".to_vec();
+    let mut said = b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\n".to_vec();
     said.extend_from_slice(content);
     said.extend_from_slice(b"\r\n.\r\nQUIT\r\n");
     for role in [Role::Filter, Role::Proxy] {

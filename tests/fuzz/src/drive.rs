@@ -36,7 +36,7 @@ pub fn rules(dialect: Dialect, role: Role) -> Arc<Rules> {
     })
 }
 
-/// Lets the client say `input` in pieces of at most `size` bytes, then hang up.
+/// Lets the client say EHLO or LHLO and hear the answer, then `input` in pieces of at most `size` bytes, then hang up.
 pub fn session(rules: Arc<Rules>, input: &[u8], size: usize) -> Session {
     let dialect = rules.dialect;
     let mut relay = Relay::new(rules, Client::default(), true, false);
@@ -47,13 +47,16 @@ pub fn session(rules: Arc<Rules>, input: &[u8], size: usize) -> Session {
     // what the hop was given since the message before, up to the end of the one that it took
     let mut taken: VecDeque<Vec<u8>> = VecDeque::new();
     let mut from_hop: Vec<u8> = Vec::new();
+    let mut hello: &[u8] = match dialect {
+        Dialect::Smtp => b"EHLO client.test\r\n",
+        Dialect::Lmtp => b"LHLO client.test\r\n",
+    };
     let (mut at, mut offer, mut hop_gone, mut ended) = (0, size, false, false);
     loop {
         let mut moved = false;
         copy.append(&mut relay.copy);
         while let Some(step) = relay.poll() {
             moved = true;
-            if std::env::var_os("TRACE").is_some() { eprintln!("{step:?}") }
             match step {
                 Step::BeginCopy => {
                     copy.clear();
@@ -103,6 +106,12 @@ pub fn session(rules: Arc<Rules>, input: &[u8], size: usize) -> Session {
             break;
         }
         if moved {
+            continue;
+        }
+        if relay.takes_client() && !hello.is_empty() {
+            // alone: nothing may be pipelined behind it (RFC 2920 section 3.1)
+            let n = relay.receive_client(hello);
+            hello = &hello[n..];
             continue;
         }
         if relay.takes_client() && (at < input.len() || relay.has_waiting_line()) {
