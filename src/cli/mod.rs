@@ -51,6 +51,7 @@ pub(crate) struct ConfigFile {
     #[arg(
         short,
         long,
+        global = true,
         value_name = "FILE",
         env = "MAILTEE_CONFIG",
         default_value = "/etc/mailtee/mailtee.toml"

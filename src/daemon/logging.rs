@@ -63,6 +63,15 @@ pub(super) fn start(log: &Log) -> LogLevel {
     }
 }
 
+/// Libraries that tell at "info" what only their own authors want to know.
+const QUIETER: &str = "fjall=warn,lsm_tree=warn";
+
 fn filter(level: &str) -> EnvFilter {
+    // A plain level is meant for mailtee; whoever writes a filter means what it says.
+    let plain = level.bytes().all(|b| b.is_ascii_alphabetic());
+    let level = match plain {
+        true => format!("{level},{QUIETER}"),
+        false => level.to_owned(),
+    };
     EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"))
 }
