@@ -11,6 +11,7 @@ mod frontend;
 mod section;
 mod setting;
 mod target;
+mod vault;
 
 use std::{
     collections::BTreeSet,
@@ -40,6 +41,7 @@ pub struct Config {
     pub admin: Option<admin::Options>,
     pub journal: journal::Options,
     pub dedup: dedup::Options,
+    pub vault: Option<crate::vault::Options>,
     pub frontends: Vec<Frontend>,
     pub targets: Vec<Target>,
 }
@@ -58,8 +60,14 @@ pub enum LogFormat {
 }
 
 impl Config {
+    /// The embedded vault's name as a target.
+    pub const EMBEDDED_TARGET: &str = "vault";
+
     /// As the journal and the dedup map know them.
     pub fn target_names(&self) -> Vec<String> {
+        if self.targets.is_empty() {
+            return vec![Self::EMBEDDED_TARGET.to_owned()];
+        }
         self.targets
             .iter()
             .map(|target| target.name.clone())
@@ -129,10 +137,24 @@ fn read_top(mut top: Section<'_>, file: &Path) -> Option<Config> {
     let admin = read_admin(top.section("admin"));
     let journal = read_journal(top.section("journal"), &data_dir);
     let dedup = read_dedup(top.section("dedup"), &data_dir);
+    let vault = vault::read_vault(top.section("vault"), &data_dir);
     let frontends = read_frontends(&mut top);
     let allow_inline = top.or("allow_inline_secrets", false);
     let own_domains: Vec<DomainPattern> = top.or("own_domains", Vec::new());
     let targets = read_targets(&mut top, allow_inline, &own_domains);
+    if vault.is_none() && !top.has("target") {
+        top.complain("target", "a [[target]], or the embedded [vault]");
+    }
+    if let Some(vault) = &vault
+        && vault.identity.is_some()
+        && !top.has("target")
+    {
+        // Its name is the certificate's, which only the operator knows.
+        top.complain(
+            "target",
+            "the vault as a [[target]], by the name in its certificate",
+        );
+    }
     top.finish();
     Some(Config {
         file: file.to_owned(),
@@ -142,6 +164,7 @@ fn read_top(mut top: Section<'_>, file: &Path) -> Option<Config> {
         admin,
         journal,
         dedup,
+        vault,
         frontends,
         targets,
     })
@@ -283,6 +306,7 @@ fromat = \"json\"
 [journal]
 segment_bytes = \"64 MB\"
 capacity_bytes = \"1 MiB\"
+[vault]
 ";
         let expected = [
             (1, "shutdown_timeout", "30"),
@@ -303,7 +327,7 @@ capacity_bytes = \"1 MiB\"
     #[test]
     fn an_unknown_key_names_its_neighbour() {
         let file = Path::new("mailtee.toml");
-        let error = Config::parse(file, "shutdown_time = '1s'", &|_| None).unwrap_err();
+        let error = Config::parse(file, "shutdown_time = '1s'\n[vault]", &|_| None).unwrap_err();
         assert_eq!(
             error.to_string(),
             "mailtee.toml:1: shutdown_time: found a key that does not exist, expected `shutdown_timeout`?"

@@ -11,12 +11,18 @@ use crate::{
 pub(super) fn read_vault(mut section: Section<'_>, data_dir: &Path) -> Option<Options> {
     let present = section.is_present();
     let listen = section.or("listen", default_listen());
+    if matches!(listen, Address::Unix(_)) {
+        section.complain("listen", "host:port: the vault is reached over HTTPS");
+    }
     let dir = section.path("data_dir");
     let default = Options::new(listen, dir.unwrap_or_else(|| data_dir.join("vault")));
     let limits = default.limits;
     let identity = read_identity(&mut section);
     if identity.is_some() && section.has("names") {
-        section.complain("names", "no `names` beside a `certificate`, which has its own");
+        section.complain(
+            "names",
+            "no `names` beside a `certificate`, which has its own",
+        );
     }
     let options = Options {
         identity,

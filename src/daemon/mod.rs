@@ -5,6 +5,7 @@
 //! ends what is in flight, the journal syncs and closes, then vault and admin page go. What a drain does not finish
 //! within its limit is not lost: it is in the journal.
 
+mod embedded;
 mod entrance;
 mod forwarding;
 mod logging;
@@ -16,6 +17,7 @@ mod stores;
 
 use std::{
     io,
+    os::unix::fs::DirBuilderExt,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -41,7 +43,9 @@ use crate::{
     message::UnixMillis,
     metrics::Metrics,
     net,
+    vault::VaultError,
 };
+use embedded::Embedded;
 use entrance::Identities;
 use forwarding::Forwarding;
 pub use logging::LogLevel;
@@ -65,6 +69,8 @@ pub enum DaemonError {
     Frontend(#[from] frontends::StartError),
     #[error(transparent)]
     Tls(#[from] net::TlsError),
+    #[error(transparent)]
+    Vault(#[from] VaultError),
     #[error("target {name}: {source}")]
     Target {
         name: String,
@@ -114,6 +120,7 @@ pub struct Daemon {
     accepting: Part,
     identities: Identities,
     forwarding: Forwarding,
+    embedded: Option<Embedded>,
     /// The vault and the admin page.
     serving: Part,
 }
@@ -155,7 +162,16 @@ impl Daemon {
         let serving = Part::default();
         let mut identities = Identities::default();
 
-        let targets = forwarding.open(&config.targets)?;
+        let embedded = match &config.vault {
+            None => None,
+            Some(options) => {
+                let metrics = metrics.clone();
+                let opened =
+                    Embedded::open(options, metrics, &serving, &mut identities, &background);
+                Some(opened.await?)
+            }
+        };
+        let targets = forwarding.open(&embedded::targets(&config, embedded.as_ref()))?;
         forwarding.replace(targets).await?;
         let watched = Arc::new(admin::Watched {
             metrics: metrics.clone(),
@@ -164,7 +180,7 @@ impl Daemon {
             targets: ArcSwap::from_pointee(forwarding.named()),
             accepting: AtomicBool::new(false),
             started,
-            vault_page: None,
+            vault_page: embedded.as_ref().map(|vault| vault.url().to_owned()),
         });
         if let Some(options) = &config.admin {
             let token =
@@ -185,6 +201,7 @@ impl Daemon {
             accepting,
             identities,
             forwarding,
+            embedded,
             serving,
         })
     }
@@ -229,7 +246,11 @@ async fn open_stores(
     config: &Config,
     metrics: Arc<Metrics>,
 ) -> Result<(Journal, Dedup), DaemonError> {
-    std::fs::create_dir_all(&config.data_dir)
+    // Mail is for its owner's eyes.
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&config.data_dir)
         .map_err(DaemonError::io(config.data_dir.display().to_string()))?;
     let (journal, dedup) = (config.journal.clone(), config.dedup.clone());
     let names = config.target_names();
@@ -249,8 +270,9 @@ async fn serve_admin(
     background: &Handle,
 ) -> Result<(), DaemonError> {
     let step = format!("admin: listen on {}", options.listen);
-    let listener = TcpListener::bind(options.listen)
-        .await
+    let listener = background.spawn(TcpListener::bind(options.listen)).await;
+    let listener = listener
+        .map_err(|_| DaemonError::Stopped)?
         .map_err(DaemonError::io(step))?;
     let (options, stop) = (options.clone(), serving.stop.clone());
     serving.tasks.spawn_on(

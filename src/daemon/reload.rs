@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Daemon, DaemonError};
+use super::{Daemon, DaemonError, embedded};
 use crate::config::Config;
 
 impl Daemon {
@@ -25,7 +25,8 @@ impl Daemon {
 
     /// Puts a checked configuration in force; an error changes nothing.
     pub async fn reload(&mut self, new: Config) -> Result<(), DaemonError> {
-        let targets = self.forwarding.open(&new.targets)?;
+        let targets = embedded::targets(&new, self.embedded.as_ref());
+        let targets = self.forwarding.open(&targets)?;
         let mut changed = self.forwarding.replace(targets).await?;
         self.watched
             .targets
@@ -61,6 +62,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("admin", old.admin != new.admin),
         ("journal", old.journal != new.journal),
         ("dedup", old.dedup != new.dedup),
+        ("vault", old.vault != new.vault),
         ("frontend", old.frontends != new.frontends),
     ];
     let differ = parts.into_iter().filter(|(_, differs)| *differs);

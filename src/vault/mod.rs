@@ -40,7 +40,7 @@ use storage::Store;
 /// How often uploads that nothing names are looked for.
 const ORPHANS_EVERY: Duration = Duration::from_secs(3600);
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     pub listen: net::Address,
     pub data_dir: PathBuf,
@@ -67,7 +67,7 @@ impl Options {
 }
 
 /// What one client, and all together, may ask for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// One upload.
     pub message_bytes_max: u64,

@@ -1,0 +1,97 @@
+//! The vault in this process, and the target that it is where no other is configured.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+
+use tokio::runtime::Handle;
+
+use super::{DaemonError, Identities, Part};
+use crate::{
+    channel::{self, Credentials, SecretSource},
+    config::{Config, Store, Target},
+    metrics::Metrics,
+    targets::jmap,
+    vault::{self, Vault},
+};
+
+/// What the daemon knows of the vault that it runs.
+#[derive(Clone, Debug)]
+pub(super) struct Embedded {
+    /// As the vault's own certificate names it.
+    url: String,
+    certificate: PathBuf,
+    token_file: PathBuf,
+}
+
+impl Embedded {
+    /// Opens the vault and serves it on the background runtime.
+    pub(super) async fn open(
+        options: &vault::Options,
+        metrics: Arc<Metrics>,
+        serving: &Part,
+        identities: &mut Identities,
+        background: &Handle,
+    ) -> Result<Self, DaemonError> {
+        let opening = background.spawn(Vault::open(options.clone(), metrics));
+        let vault = opening.await.map_err(|_| DaemonError::Stopped)??;
+        identities.add_server("vault", vault.tls());
+        let embedded = Self {
+            // The configuration lets the vault listen on TCP alone.
+            url: match vault.local() {
+                Some(address) => format!("https://{}", reachable(address)),
+                None => format!("https://{}", options.listen),
+            },
+            certificate: vault.certificate().to_owned(),
+            token_file: options.data_dir.join("tokens").join("target.token"),
+        };
+        tracing::info!(
+            page = %embedded.url,
+            certificate_sha256 = vault.fingerprint().unwrap_or("of the operator's choice"),
+            fresh_tokens = ?vault.fresh_tokens(),
+            "the vault listens"
+        );
+        let stop = serving.stop.clone();
+        serving.tasks.spawn_on(vault.serve(stop), background);
+        Ok(embedded)
+    }
+
+    pub(super) fn url(&self) -> &str {
+        &self.url
+    }
+
+    fn target(&self) -> Target {
+        Target {
+            name: Config::EMBEDDED_TARGET.to_owned(),
+            store: Store::Jmap(jmap::Options {
+                url: format!("{}/.well-known/jmap", self.url),
+                channel: channel::Options {
+                    ca_file: Some(self.certificate.clone()),
+                    credentials: Credentials::Bearer(SecretSource::File(self.token_file.clone())),
+                    ..channel::Options::default()
+                },
+                ..jmap::Options::default()
+            }),
+            criteria: Default::default(),
+            forward: Default::default(),
+        }
+    }
+}
+
+/// The targets of a configuration, the embedded vault where it names none.
+pub(super) fn targets(config: &Config, embedded: Option<&Embedded>) -> Vec<Target> {
+    match embedded {
+        Some(vault) if config.targets.is_empty() => vec![vault.target()],
+        _ => config.targets.clone(),
+    }
+}
+
+/// Where a listener of every address is reached from this machine.
+fn reachable(listening: SocketAddr) -> SocketAddr {
+    let mut address = listening;
+    if listening.ip().is_unspecified() {
+        address.set_ip(match listening {
+            SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    address
+}
