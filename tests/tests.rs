@@ -40,3 +40,8 @@ mod vault_kit;
 mod lossless;
 /// The vault as a JMAP server.
 mod vault_jmap;
+/// A journal, a dedup map and a worker in this process.
+mod forward_rig;
+
+/// Real Cyrus as the second mail store.
+mod cyrus;
