@@ -36,12 +36,12 @@ mod postfix_deploy;
 #[allow(unreachable_pub, reason = "the kit offers more than one topic takes")]
 mod vault_kit;
 
+/// A journal, a dedup map and a worker in this process.
+mod forward_rig;
 /// One message on its way through Postfix, opendkim and Dovecot: each version is made from each other's copy, or kept.
 mod lossless;
 /// The vault as a JMAP server.
 mod vault_jmap;
-/// A journal, a dedup map and a worker in this process.
-mod forward_rig;
 
 /// Real Cyrus as the second mail store.
 mod cyrus;
