@@ -43,5 +43,11 @@ mod lossless;
 /// The vault as a JMAP server.
 mod vault_jmap;
 
+/// An HTTP server before the vault that does what networks and servers do, by script.
+mod forward_faulty;
+
+/// Forwarding into the vault through everything that can go wrong on the way.
+mod forward_faults;
+
 /// Real Cyrus as the second mail store.
 mod cyrus;
