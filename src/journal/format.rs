@@ -397,3 +397,116 @@ fn json(out: &mut Vec<u8>, value: &impl Serialize) {
     serde_json::to_writer(out, value)
         .expect("these types have string keys and memory takes any write");
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn locations() -> impl Strategy<Value = Location> {
+        (any::<u64>(), any::<u32>()).prop_map(|(segment, offset)| Location {
+            segment: SegmentId(segment),
+            offset,
+        })
+    }
+
+    fn outcomes() -> impl Strategy<Value = Outcome> {
+        prop_oneof![
+            ".*".prop_map(|remote_id| Outcome::Stored { remote_id }),
+            (any::<[u8; 16]>(), ".*").prop_map(|(of, remote_id)| Outcome::Duplicate {
+                of: CaptureId::from_bytes(of),
+                remote_id,
+            }),
+            ".*".prop_map(|rule| Outcome::Excluded { rule }),
+            ".*".prop_map(|why| Outcome::Parked { why }),
+        ]
+    }
+
+    fn records() -> impl Strategy<Value = Record> {
+        let slots = || prop::collection::btree_map(0..32u8, ".{0,9}", 0..4);
+        prop_oneof![
+            (prop::collection::vec(locations(), 0..3), slots())
+                .prop_map(|(previous, targets)| { Record::Opening(Opening { previous, targets }) }),
+            slots().prop_map(Record::Targets),
+            (locations(), any::<bool>(), ".*").prop_map(|(of, discard, reply)| Record::Fate {
+                of,
+                discard,
+                acceptance: Acceptance::Accepted {
+                    reply: reply.into()
+                },
+            }),
+            (locations(), 0..32u8, outcomes()).prop_map(|(of, slot, outcome)| Record::Settle {
+                of,
+                slot,
+                outcome
+            }),
+            (locations(), any::<bool>()).prop_map(|(of, held)| Record::Hold { of, held }),
+            (locations(), 0..32u8).prop_map(|(of, slot)| Record::Retry { of, slot }),
+            locations().prop_map(|of| Record::Quarantined { of }),
+            Just(Record::Closed),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn records_survive_their_bytes(record in records()) {
+            let (kind, payload) = record.encode();
+            prop_assert_eq!(Record::decode(kind, &payload), Some(record));
+        }
+
+        #[test]
+        fn decoding_any_payload_has_an_answer(kind in 1..=10u8, payload in prop::collection::vec(any::<u8>(), 0..200)) {
+            let kind = Kind::from_byte(kind).unwrap();
+            Record::decode(kind, &payload);
+        }
+
+        #[test]
+        fn heads_and_headers_survive_their_bytes(
+            at in locations(),
+            synced in any::<u32>(),
+            id in any::<[u8; 16]>(),
+            sighting in prop::collection::vec(any::<u8>(), 0..50),
+            body in prop::collection::vec(any::<u8>(), 0..50),
+            large in any::<Option<(u64, u32)>>(),
+        ) {
+            let large = large.map(|(name, crc)| LargeRef { name: name.max(1), crc });
+            let head = CaptureHead {
+                id: CaptureId::from_bytes(id),
+                captured_at: 17,
+                content_bytes: body.len() as u64,
+                sighting_bytes: sighting.len() as u32,
+                large,
+            };
+            let mut payload = Vec::new();
+            head.encode(&mut payload);
+            payload.extend_from_slice(&sighting);
+            if large.is_none() {
+                payload.extend_from_slice(&body);
+            }
+            prop_assert_eq!(CaptureHead::parse(&payload), Some(head));
+            let header = Header {
+                kind: Kind::Capture,
+                at,
+                synced,
+                length: payload.len() as u32,
+                payload_crc: crc32fast::hash(&payload),
+            };
+            prop_assert_eq!(Header::parse(&header.encode()), Some(header));
+        }
+    }
+
+    #[test]
+    fn segments_are_named_by_their_id_and_nothing_else_is_a_segment() {
+        let id = SegmentId::new(9, 0xabcdef01);
+        assert_eq!(SegmentId::from_file_name(&id.file_name()), Some(id));
+        for name in [
+            "0.seg",
+            "00000009abcdef01.spare",
+            "zzzzzzzzzzzzzzzz.seg",
+            ".seg",
+        ] {
+            assert_eq!(SegmentId::from_file_name(name), None);
+        }
+    }
+}

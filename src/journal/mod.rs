@@ -8,11 +8,12 @@
 //! | `disk` | the only file access |
 //! | `index`, `target` | what waits, for whom: rebuilt from the log, about 40 bytes a capture |
 //! | `capture`, `large` | the way in: drafts, and content with a file of its own |
-//! | `writer`, `keeper` | the one writer with its shared syncs; segments made and cleared beside it |
+//! | `writer`, `backlog`, `keeper` | the one writer with its shared syncs; segments made and cleared beside it |
 //! | `queue`, `reader`, `quarantine` | the way out: leases, reading back, what cannot be read |
 //!
 //! It never knows the network, never answers before the sync, and keeps no second truth beside the log.
 
+mod backlog;
 mod capture;
 mod disk;
 mod format;

@@ -164,3 +164,151 @@ pub fn recover_bytes(bytes: &[u8]) -> (usize, usize) {
         .count();
     (records, walk.gaps.len())
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{super::format::Kind, *};
+
+    const SEGMENT: SegmentId = SegmentId(7 << 32 | 0x5eed);
+
+    /// Appends a record as the writer does.
+    fn append(out: &mut Vec<u8>, synced: usize, payload: &[u8]) {
+        let header = Header {
+            kind: Kind::Closed,
+            at: Location {
+                segment: SEGMENT,
+                offset: out.len() as u32,
+            },
+            synced: synced as u32,
+            length: payload.len() as u32,
+            payload_crc: crc32fast::hash(payload),
+        };
+        let end = out.len() + header.record_bytes() as usize;
+        out.extend_from_slice(&header.encode());
+        out.extend_from_slice(payload);
+        out.resize(end, 0);
+    }
+
+    /// Three records, each synced before the next, in a segment that held something else before.
+    fn three() -> (Vec<u8>, [usize; 4]) {
+        let mut bytes = Vec::new();
+        let mut ends = [0; 4];
+        for (nth, length) in [100, 300, 50].into_iter().enumerate() {
+            append(&mut bytes, ends[nth], &vec![b'a' + nth as u8; length]);
+            ends[nth + 1] = bytes.len();
+        }
+        bytes.resize(1_024, 0xee);
+        (bytes, ends)
+    }
+
+    fn payloads(bytes: &[u8], walk: &Walk) -> Vec<Vec<u8>> {
+        let records = walk.records.iter();
+        records
+            .map(|header| payload(bytes, header).to_vec())
+            .collect()
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_found(
+            sent in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..600), 0..12),
+            stale in any::<u8>(),
+        ) {
+            let mut bytes = Vec::new();
+            for payload in &sent {
+                let synced = bytes.len();
+                append(&mut bytes, synced, payload);
+            }
+            let end = bytes.len();
+            bytes.resize(end + 777, stale);
+            let walk = walk(&bytes, SEGMENT, None);
+            prop_assert_eq!(payloads(&bytes, &walk), sent);
+            prop_assert_eq!(walk.gaps, vec![]);
+            prop_assert_eq!(walk.end as usize, end);
+        }
+
+        #[test]
+        fn any_bytes_have_an_answer(mut bytes in prop::collection::vec(any::<u8>(), 0..2_000), at in any::<usize>()) {
+            recover_bytes(&bytes);
+            let (whole, _) = three();
+            let at = at % (bytes.len() + 1);
+            bytes.splice(at..at, whole);
+            recover_bytes(&bytes);
+        }
+    }
+
+    #[test]
+    fn a_write_cut_short_at_any_byte_leaves_the_records_before_it() {
+        let (whole, ends) = three();
+        for cut in ends[1]..ends[3] {
+            for rest in [0, 0xee] {
+                let mut bytes = whole.clone();
+                bytes[cut..].fill(rest);
+                let found = walk(&bytes, SEGMENT, None);
+                let kept = ends[1..].iter().filter(|end| **end <= cut).count();
+                // Padding is not part of what is checked.
+                assert!(
+                    found.records.len() == kept || found.records.len() == kept + 1,
+                    "{cut}"
+                );
+                let damaged = found.gaps.iter().any(|gap| gap.case == GapCase::Damaged);
+                assert!(!damaged, "cut at {cut}: nobody was told that it was done");
+            }
+        }
+    }
+
+    #[test]
+    fn a_flipped_bit_anywhere_is_found_and_costs_one_record() {
+        let (whole, ends) = three();
+        for at in 0..ends[2] {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 1 << (at % 8);
+            let found = walk(&bytes, SEGMENT, None);
+            let hit = usize::from(at >= ends[1]);
+            if found.records.len() == 3 {
+                let header = found.records[hit];
+                let checked = HEADER_BYTES as u64 + u64::from(header.length);
+                let padding = u64::from(header.at.offset) + checked <= at as u64;
+                assert!(padding, "bit at {at} went unnoticed");
+                continue;
+            }
+            assert_eq!(found.records.len(), 2, "bit at {at}");
+            assert_eq!(found.gaps.len(), 1, "bit at {at}");
+            assert_eq!(found.gaps[0].case, GapCase::Damaged);
+            assert_eq!(found.gaps[0].range, ends[hit]..ends[hit + 1]);
+        }
+    }
+
+    #[test]
+    fn what_a_message_brings_along_cannot_pass_for_a_record() {
+        let mut inner = Vec::new();
+        append(&mut inner, 0, b"planted");
+        // At the right offset even, but of a segment whose random half it cannot know.
+        let mut foreign = inner.clone();
+        foreign[8..16].copy_from_slice(&(7u64 << 32).to_le_bytes());
+        let mut bytes = Vec::new();
+        append(&mut bytes, 0, &[&inner[..], &foreign].concat());
+        let end = bytes.len();
+        append(&mut bytes, end, b"next");
+        bytes[HEADER_BYTES + 60] ^= 1;
+        let found = walk(&bytes, SEGMENT, None);
+        assert_eq!(payloads(&bytes, &found), [b"next"]);
+        assert_eq!(found.gaps.len(), 1);
+    }
+
+    #[test]
+    fn behind_a_told_end_nothing_counts() {
+        let (bytes, ends) = three();
+        let found = walk(&bytes, SEGMENT, Some(ends[2] as u32));
+        assert_eq!(found.records.len(), 2);
+        assert_eq!(found.gaps, []);
+        // … and before it everything does, the last record too.
+        let mut bytes = bytes;
+        bytes[ends[2] + 60] ^= 1;
+        let found = walk(&bytes, SEGMENT, Some(ends[3] as u32));
+        assert_eq!(found.gaps[0].case, GapCase::Damaged);
+        assert_eq!(found.gaps[0].range, ends[2]..ends[3]);
+    }
+}

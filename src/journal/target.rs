@@ -14,6 +14,8 @@ use super::{format::Location, index::START};
 pub(super) struct Tried {
     pub(super) attempts: u32,
     pub(super) why: Arc<str>,
+    /// When it is to be tried again, while it is postponed.
+    pub(super) due: Option<Instant>,
 }
 
 pub(super) struct Target {
@@ -58,17 +60,39 @@ impl Target {
     pub(super) fn forget(&mut self, of: Location) {
         self.ready.remove(&of);
         self.leased.remove(&of);
-        self.tried.remove(&of);
         self.parked.remove(&of);
-        self.unpostpone(of);
+        if let Some(due) = self.tried.remove(&of).and_then(|tried| tried.due) {
+            self.postponed.remove(&(due, of));
+        }
     }
 
-    /// When the capture is due, if it is postponed.
-    pub(super) fn unpostpone(&mut self, of: Location) -> Option<Instant> {
-        // Few are postponed at a time: a target that is down stops leasing.
-        let entry = self.postponed.iter().find(|(_, at)| *at == of).copied()?;
-        self.postponed.remove(&entry);
-        Some(entry.0)
+    /// One more attempt failed; the next is due then.
+    pub(super) fn postpone(&mut self, of: Location, due: Instant, why: &str) {
+        let tried = self.tried.entry(of).or_insert_with(|| Tried {
+            attempts: 0,
+            why: why.into(),
+            due: None,
+        });
+        tried.attempts += 1;
+        tried.due = Some(due);
+        if *tried.why != *why {
+            tried.why = why.into();
+        }
+        self.postponed.insert((due, of));
+    }
+
+    /// The capture has gone from one place in the log to another, and its attempts with it. Is it postponed?
+    pub(super) fn follow(&mut self, from: Location, to: Location) -> bool {
+        let tried = self.tried.remove(&from);
+        self.forget(from);
+        let Some(tried) = tried else { return false };
+        let due = tried.due;
+        self.tried.insert(to, tried);
+        if let Some(due) = due {
+            self.postponed.remove(&(due, from));
+            self.postponed.insert((due, to));
+        }
+        due.is_some()
     }
 
     /// Moves what has come due to `ready`; when the next one will.
@@ -78,6 +102,9 @@ impl Target {
                 return Some(due);
             }
             self.postponed.pop_first();
+            if let Some(tried) = self.tried.get_mut(&of) {
+                tried.due = None;
+            }
             self.ready.insert(of);
         }
         None

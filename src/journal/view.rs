@@ -316,7 +316,6 @@ fn states(index: &Index, of: Location, entry: &Entry) -> Vec<(String, TargetStat
         .map(|(slot, target)| {
             let tried = target.tried.get(&of);
             let attempts = tried.map_or(0, |tried| tried.attempts);
-            let due = || target.postponed.iter().find(|(_, at)| *at == of);
             let state = if entry.is_done_for(slot) {
                 TargetState::Done
             } else if !entry.has_fate() {
@@ -329,7 +328,9 @@ fn states(index: &Index, of: Location, entry: &Entry) -> Vec<(String, TargetStat
                 TargetState::Held
             } else if target.leased.contains(&of) {
                 TargetState::Leased { attempts }
-            } else if let (Some(tried), Some((due, _))) = (tried, due()) {
+            } else if let Some((tried, due)) =
+                tried.and_then(|tried| tried.due.map(|due| (tried, due)))
+            {
                 TargetState::Postponed {
                     attempts,
                     why: tried.why.to_string(),

@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 
 use super::{
     JournalError,
+    backlog::Backlog,
     capture::Captured,
     disk::DiskFile,
     format::{Header, Kind, Location, MovedState, Opening, Record, SegmentId, record_bytes},
@@ -28,12 +29,12 @@ use super::{
 const BATCH_BYTES: usize = 8 << 20;
 /// What becomes of captures is synced within this time.
 const SYNC_WITHIN: Duration = Duration::from_millis(50);
+/// Room for an opening, with the longest names.
+const OPENING_BYTES: u64 = 8 << 10;
 /// How often to look for captures that pin a segment; the look goes through all segments.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Writes end on a page, so that the kernel need not read an old one to change half of it.
 const PAGE_BYTES: usize = 4096;
-/// Changes kept to be written again should a sync fail.
-const BACKLOG_MAX: usize = 1 << 16;
 
 /// Bytes at the end of a segment that only settles may use.
 pub(super) fn reserve_bytes(segment_bytes: u64) -> u64 {
@@ -47,8 +48,7 @@ pub(super) struct Writer {
     previous: Vec<Location>,
     buffer: Vec<u8>,
     staged: Vec<Staged>,
-    /// Applied, but not known to be synced.
-    backlog: Vec<Record>,
+    backlog: Backlog,
     sync_by: Option<Instant>,
     /// Files of failed captures: their records may be on disk until the next opening says that they are not in the log.
     doomed: Vec<LargeDraft>,
@@ -90,7 +90,7 @@ impl Writer {
             previous,
             buffer: Vec::new(),
             staged: Vec::new(),
-            backlog,
+            backlog: Backlog::of_unwritten(backlog),
             sync_by: None,
             doomed: Vec::new(),
             look_at: Instant::now(),
@@ -199,13 +199,7 @@ impl Writer {
         if let Some(reply) = reply {
             let _ = reply.send(Ok(known.is_some_and(|(_, live)| live)));
         }
-        self.keep_in_backlog(record);
-    }
-
-    fn keep_in_backlog(&mut self, record: Record) {
-        if self.backlog.len() < BACKLOG_MAX {
-            self.backlog.push(record);
-        }
+        self.backlog.is_unwritten(record);
     }
 
     fn targets(
@@ -282,6 +276,11 @@ impl Writer {
         {
             return Ok(());
         }
+        if size + reserve + OPENING_BYTES > self.shared.options.segment_bytes {
+            return Err(JournalError::Full(format!(
+                "a record of {size} bytes does not fit in a segment"
+            )));
+        }
         self.flush(true);
         let prepared = self
             .shared
@@ -311,26 +310,17 @@ impl Writer {
         });
         let (kind, payload) = opening.encode();
         self.stage(kind, &[&payload], crc32fast::hash(&payload));
-        let room = self.shared.options.segment_bytes;
-        for record in std::mem::take(&mut self.backlog) {
+        for record in self.backlog.take_unwritten() {
             let (kind, payload) = record.encode();
-            if (self.buffer.len() + record_bytes(payload.len())) as u64 > room / 2 {
-                tracing::warn!(
-                    "journal: too much became of captures meanwhile; some is done again after a crash"
-                );
-                break;
+            let bytes = record_bytes(payload.len());
+            if (self.buffer.len() + bytes) as u64 > OPENING_BYTES {
+                // In the next segment, then.
+                self.backlog.is_unwritten(record);
+                continue;
             }
             let at = self.stage(kind, &[&payload], crc32fast::hash(&payload));
-            let size = record_bytes(payload.len()) as u32;
-            self.staged.push(Staged::Change(at, size, record, None));
-        }
-        let current = self.current.as_ref().expect("set just above");
-        let used = self.buffer.len() as u64;
-        if used + size + reserve > current.bytes {
-            return Err(JournalError::Full(format!(
-                "a record of {size} bytes does not fit in a segment of {}",
-                current.bytes
-            )));
+            self.staged
+                .push(Staged::Change(at, bytes as u32, record, None));
         }
         Ok(())
     }
@@ -381,7 +371,7 @@ impl Writer {
             let took = started.elapsed().as_secs_f64();
             self.shared.metrics.journal_sync_seconds.observe(took);
             self.sync_by = None;
-            self.backlog.clear();
+            self.backlog.synced();
             self.doomed.clear();
             self.previous.clear();
         } else if self.sync_by.is_none() {
@@ -455,7 +445,7 @@ impl Writer {
             }
             // The next opening names the targets anyway, and a moved capture is always synced at once.
             if !synced && subject(&record).is_some() {
-                self.keep_in_backlog(record);
+                self.backlog.was_written(record);
             }
         }
     }
@@ -467,13 +457,12 @@ impl Writer {
         self.buffer.clear();
         if let Some(current) = self.current.take() {
             self.shared.log.index.lock().seal(current.id);
-            if current.synced > 0 {
-                self.previous.push(Location {
-                    segment: current.id,
-                    offset: current.synced as u32,
-                });
-            }
+            self.previous.push(Location {
+                segment: current.id,
+                offset: current.synced as u32,
+            });
         }
+        self.backlog.lost();
         for staged in std::mem::take(&mut self.staged) {
             match staged {
                 Staged::Capture(_, _, op) => {
@@ -495,7 +484,10 @@ impl Writer {
     fn housekeeping(&mut self) {
         let mut index = self.shared.log.index.lock();
         let freed = index.free_front();
-        let large = std::mem::take(&mut index.large_done);
+        let large = match self.backlog.all_written() {
+            true => std::mem::take(&mut index.large_done),
+            false => Vec::new(),
+        };
         let now = Instant::now();
         let moving = if now < self.look_at {
             self.sync_by.get_or_insert(self.look_at);
@@ -524,7 +516,7 @@ impl Writer {
             // The next start finds out whether their records came through.
             large.keep();
         }
-        if self.current.is_none() && self.backlog.is_empty() {
+        if self.current.is_none() && self.backlog.all_written() {
             return Ok(());
         }
         let (kind, payload) = Record::Closed.encode();

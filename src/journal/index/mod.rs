@@ -4,6 +4,9 @@
 //! location of its record. Each target walks the log with a cursor; only what is out of turn (leased, postponed,
 //! parked, come back) is listed by name. Times are arguments; nothing here reads a file, a clock or a lock.
 
+mod moves;
+mod turns;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
@@ -12,10 +15,9 @@ use std::{
 use super::{
     Outcome,
     disk::DiskFile,
-    format::{CaptureHead, Location, MovedState, Opening, Record, SegmentId, Slots},
+    format::{CaptureHead, Location, Opening, Record, SegmentId, Slots},
     target::Target,
 };
-use crate::message::{Acceptance, UnixMillis};
 
 /// Targets at once: one bit each in a capture's entry.
 pub const TARGETS_MAX: usize = 32;
@@ -25,9 +27,6 @@ pub(super) const START: Location = Location {
     segment: SegmentId(0),
     offset: 0,
 };
-
-/// Fewer sealed segments than this are never worth moving captures for.
-const STRAGGLE_SEGMENTS_MIN: u64 = 4;
 
 const FATED: u8 = 1;
 const HELD: u8 = 2;
@@ -352,59 +351,6 @@ impl Index {
         self.live_bytes += bytes;
     }
 
-    /// A moved capture takes the place of the one it was made from, unless that one is finished.
-    fn arrive(&mut self, at: Location, record_bytes: u32, state: &MovedState, head: &CaptureHead) {
-        let from = state.from;
-        let mut done = state.done | !self.active_bits();
-        let mut due = Vec::new();
-        if let Some((segment, index)) = find(&mut self.segments, from) {
-            let entry = &mut segment.entries[index];
-            if entry.is_finished() {
-                return;
-            }
-            count(entry, from, &mut self.targets, false);
-            done |= entry.done;
-            // The large file goes over to the new record.
-            let large = segment.large.remove(&from.offset);
-            let bytes = u64::from(entry.record_bytes) + large.map_or(0, |(_, bytes)| bytes);
-            entry.flags |= FINISHED;
-            segment.live -= 1;
-            segment.live_bytes -= bytes;
-            self.live_bytes -= bytes;
-            self.moved.remove(&from);
-            for (slot, target) in self.targets.iter_mut().enumerate() {
-                let Some(target) = target else { continue };
-                due.extend(target.unpostpone(from).map(|due| (slot, due)));
-                if let Some(tried) = target.tried.remove(&from) {
-                    target.tried.insert(at, tried);
-                }
-                target.forget(from);
-            }
-        }
-        let held = if state.held { HELD } else { 0 };
-        self.add(at, record_bytes, head, done, FATED | MOVED | held);
-        let Some((segment, index)) = find(&mut self.segments, at) else {
-            return;
-        };
-        let entry = &mut segment.entries[index];
-        for (slot, why) in &state.parked {
-            if let Some(target) = target_in(&mut self.targets, *slot) {
-                target.parked.insert(at, why.as_str().into());
-                entry.aside |= 1 << slot;
-            }
-        }
-        for (slot, due) in due {
-            if let Some(target) = target_in(&mut self.targets, slot as u8) {
-                target.postponed.insert((due, at));
-                entry.aside |= 1 << slot;
-            }
-        }
-        self.moved.insert(at);
-        count(entry, at, &mut self.targets, true);
-        // A target that is done with everything may have come while this was on its way.
-        self.change(at, |_, _| ());
-    }
-
     fn become_targets(&mut self, slots: &Slots) {
         for slot in 0..self.targets.len() as u8 {
             let stays = self.target(slot).map(|t| &t.name) == slots.get(&slot);
@@ -453,206 +399,6 @@ impl Index {
             .filter(|(_, entry)| !entry.has_fate());
         open.map(|(of, _)| of).collect()
     }
-
-    /// The oldest captures available to the target, at most `count` and about `bytes`, now leased.
-    pub(super) fn lease(&mut self, slot: u8, count: usize, bytes: u64) -> Vec<Location> {
-        let mut out = Vec::new();
-        let mut budget = bytes;
-        let Some(target) = target_in(&mut self.targets, slot) else {
-            return out;
-        };
-        while out.len() < count {
-            let in_order = next_in_order(&self.segments, target.cursor, slot);
-            let of = match (target.ready.first().copied(), in_order) {
-                (Some(ready), Some(next)) => ready.min(next),
-                (Some(one), None) | (None, Some(one)) => one,
-                (None, None) => break,
-            };
-            let Some((segment, index)) = find(&mut self.segments, of) else {
-                target.forget(of);
-                continue;
-            };
-            let entry = &mut segment.entries[index];
-            if !entry.is_available() {
-                // Held meanwhile: it is offered again when it is let go.
-                target.ready.remove(&of);
-                entry.aside &= !(1 << slot);
-                continue;
-            }
-            let content = u64::from(entry.content_bytes);
-            if content > budget && !out.is_empty() {
-                break;
-            }
-            budget = budget.saturating_sub(content);
-            if !target.ready.remove(&of) {
-                target.cursor = behind(of);
-            }
-            entry.aside |= 1 << slot;
-            target.leased.insert(of);
-            out.push(of);
-        }
-        out
-    }
-
-    /// A lease comes back, to wait at once or when it is due.
-    pub(super) fn give_back(
-        &mut self,
-        of: Location,
-        slot: u8,
-        later: Option<(tokio::time::Instant, &str)>,
-    ) {
-        let Some((segment, index)) = find(&mut self.segments, of) else {
-            return;
-        };
-        let entry = &mut segment.entries[index];
-        let Some(target) = target_in(&mut self.targets, slot) else {
-            return;
-        };
-        if !target.leased.remove(&of) {
-            return;
-        }
-        match later {
-            Some((due, why)) => {
-                target.postponed.insert((due, of));
-                let tried = target
-                    .tried
-                    .entry(of)
-                    .or_insert_with(|| super::target::Tried {
-                        attempts: 0,
-                        why: "".into(),
-                    });
-                tried.attempts += 1;
-                if *tried.why != *why {
-                    tried.why = why.into();
-                }
-                // A waiter may sleep until a later one is due.
-                target.notify.notify_one();
-            }
-            None => {
-                entry.aside &= !(1 << slot);
-                offer(entry, of, &mut self.targets);
-            }
-        }
-    }
-
-    /// When the oldest capture that waits for the target was captured.
-    pub(super) fn oldest_waiting(&mut self, slot: u8) -> Option<UnixMillis> {
-        let target = target_in(&mut self.targets, slot)?;
-        if target.waiting == 0 {
-            return None;
-        }
-        let waits = |of: Location, entry: &Entry| {
-            entry.has_fate()
-                && !entry.is_held()
-                && !entry.is_done_for(slot)
-                && !target.parked.contains_key(&of)
-        };
-        let mut oldest = None;
-        for (ordinal, segment) in self.segments.range(target.oldest_from..) {
-            let here = segment.entries.iter().filter(|entry| {
-                let of = Location {
-                    segment: segment.id,
-                    offset: entry.offset,
-                };
-                waits(of, entry)
-            });
-            oldest = here.map(|entry| entry.captured_at).min();
-            if oldest.is_some() {
-                target.oldest_from = *ordinal;
-                break;
-            }
-        }
-        for of in &self.moved {
-            let Some(segment) = self.segments.get(&of.segment.ordinal()) else {
-                continue;
-            };
-            if let Some(index) = position(&segment.entries, of.offset) {
-                let entry = &segment.entries[index];
-                if waits(*of, entry) {
-                    oldest = Some(oldest.map_or(entry.captured_at, |o| o.min(entry.captured_at)));
-                }
-            }
-        }
-        oldest.map(UnixMillis)
-    }
-
-    /// Captures to be written again because they keep a segment of mostly finished ones from being freed: those of the
-    /// front segment, once less than half of all sealed bytes is live. Each move frees more than it writes.
-    pub(super) fn take_stragglers(&mut self, segment_bytes: u64) -> Vec<Location> {
-        let sealed = self.segments.values().filter(|s| s.sealed);
-        let (count, live) = sealed.fold((0u64, 0), |(n, b), s| (n + 1, b + s.live_record_bytes()));
-        if count < STRAGGLE_SEGMENTS_MIN || live * 2 > count * segment_bytes {
-            return Vec::new();
-        }
-        let Some(front) = self.segments.values_mut().next() else {
-            return Vec::new();
-        };
-        if front.moving {
-            return Vec::new();
-        }
-        front.moving = true;
-        let live = front.entries.iter().filter(|entry| !entry.is_finished());
-        live.map(|entry| Location {
-            segment: front.id,
-            offset: entry.offset,
-        })
-        .collect()
-    }
-
-    /// The keeper has gone through the segment's stragglers; what could not be moved is tried again later.
-    pub(super) fn end_moving(&mut self, id: SegmentId) {
-        if let Some(segment) = self.segments.get_mut(&id.ordinal()) {
-            segment.moving = false;
-        }
-    }
-
-    /// The state that a capture takes along; `None` while it is leased, has no fate or is finished.
-    pub(super) fn begin_move(&mut self, from: Location) -> Option<MovedState> {
-        let leased = self
-            .targets
-            .iter()
-            .flatten()
-            .any(|t| t.leased.contains(&from));
-        let entry = *self.entry(from)?;
-        if leased || !entry.has_fate() || entry.is_finished() {
-            return None;
-        }
-        self.entry_mut(from)?.flags |= MOVING;
-        let targets = self.targets.iter().enumerate();
-        let parked = targets.filter_map(|(slot, target)| {
-            let why = target.as_ref()?.parked.get(&from)?;
-            Some((slot as u8, why.to_string()))
-        });
-        Some(MovedState {
-            from,
-            done: entry.done,
-            held: entry.is_held(),
-            parked: parked.collect(),
-            acceptance: Acceptance::Unknown,
-        })
-    }
-
-    /// After a move, done or not: where the capture still stands in its old place, it is available again.
-    pub(super) fn give_up_move(&mut self, from: Location) {
-        if let Some((segment, index)) = find(&mut self.segments, from) {
-            let entry = &mut segment.entries[index];
-            entry.flags &= !MOVING;
-            offer(entry, from, &mut self.targets);
-        }
-    }
-
-    /// Takes the segments from the front of the log in which nothing is live. Only from the front: a later segment holds
-    /// what became of the captures of earlier ones.
-    pub(super) fn free_front(&mut self) -> Vec<SegmentId> {
-        let mut freed = Vec::new();
-        while let Some(first) = self.segments.first_entry() {
-            if !first.get().sealed || first.get().live > 0 {
-                break;
-            }
-            freed.push(first.remove().id);
-        }
-        freed
-    }
 }
 
 fn position(entries: &[Entry], offset: u32) -> Option<usize> {
@@ -672,38 +418,6 @@ fn find(segments: &mut BTreeMap<u32, Segment>, of: Location) -> Option<(&mut Seg
 
 fn target_in(targets: &mut [Option<Target>], slot: u8) -> Option<&mut Target> {
     targets.get_mut(usize::from(slot))?.as_mut()
-}
-
-/// The first location behind `of`.
-fn behind(of: Location) -> Location {
-    Location {
-        offset: of.offset + 1,
-        ..of
-    }
-}
-
-/// The first available capture at or behind the cursor that is not on one of the target's lists.
-fn next_in_order(
-    segments: &BTreeMap<u32, Segment>,
-    cursor: Location,
-    slot: u8,
-) -> Option<Location> {
-    for (ordinal, segment) in segments.range(cursor.segment.ordinal()..) {
-        let skip = match *ordinal == cursor.segment.ordinal() {
-            true => segment
-                .entries
-                .partition_point(|e| e.offset < cursor.offset),
-            false => 0,
-        };
-        let wanted = |e: &&Entry| e.is_available() && (e.done | e.aside) & 1 << slot == 0;
-        if let Some(entry) = segment.entries[skip..].iter().find(wanted) {
-            return Some(Location {
-                segment: segment.id,
-                offset: entry.offset,
-            });
-        }
-    }
-    None
 }
 
 /// Adds the capture to, or takes it out of, what its targets count.
