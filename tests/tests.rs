@@ -51,3 +51,6 @@ mod forward_faults;
 
 /// Real Cyrus as the second mail store.
 mod cyrus;
+
+/// The journal on a disk that runs full: what it answers, what it keeps, how it comes back.
+mod journal;

@@ -310,10 +310,11 @@ impl Writer {
         });
         let (kind, payload) = opening.encode();
         self.stage(kind, &[&payload], crc32fast::hash(&payload));
+        let room = self.shared.options.segment_bytes - size - reserve;
         for record in self.backlog.take_unwritten() {
             let (kind, payload) = record.encode();
             let bytes = record_bytes(payload.len());
-            if (self.buffer.len() + bytes) as u64 > OPENING_BYTES {
+            if (self.buffer.len() + bytes) as u64 > room {
                 // In the next segment, then.
                 self.backlog.is_unwritten(record);
                 continue;
@@ -374,8 +375,9 @@ impl Writer {
             self.backlog.synced();
             self.doomed.clear();
             self.previous.clear();
-        } else if self.sync_by.is_none() {
-            self.sync_by = Some(started + SYNC_WITHIN);
+        } else {
+            let within = started + SYNC_WITHIN;
+            self.sync_by = Some(self.sync_by.map_or(within, |by| by.min(within)));
         }
         self.tell_success(sync);
         if sync {
