@@ -11,10 +11,14 @@
 )]
 mod kit;
 
+/// The lag alert, followed through a real Prometheus and Alertmanager.
+mod alerts;
 /// Dashboard and alert rules name only what is exported; every alert has its case.
 mod grafana;
 /// mailin-embedded, samotop and jmap-client as peers.
 mod interop_crates;
+/// kill -9 of the daemon and of the vault at random instants: nothing acknowledged is lost, nothing is doubled.
+mod kill;
 /// The kit itself: each peer starts and ends, the sink records what the client sent.
 mod kit_self;
 

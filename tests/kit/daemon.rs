@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Metrics, TestDir, free_port, http, wait_until};
+use super::{Metrics, TestDir, Vault, free_port, http, wait_until};
 
 const READY: Duration = Duration::from_secs(30);
 
@@ -22,7 +22,7 @@ pub struct Mailtee {
     /// The first front end.
     pub frontend: SocketAddr,
     /// The built-in vault, where the configuration has one.
-    pub vault: SocketAddr,
+    pub vault_address: SocketAddr,
     dir: TestDir,
 }
 
@@ -59,6 +59,11 @@ impl Mailtee {
 
     pub fn data_dir(&self) -> PathBuf {
         self.dir.join("data")
+    }
+
+    /// A reader of the built-in vault.
+    pub fn vault(&self) -> Vault {
+        Vault::new(self.vault_address, &self.data_dir().join("vault"))
     }
 
     /// What it wrote to its standard output and error, over all its lives.
@@ -225,7 +230,7 @@ impl Setting {
             verb: &["run"],
             admin: loopback(free_port()),
             frontend: loopback(free_port()),
-            vault: loopback(free_port()),
+            vault_address: loopback(free_port()),
             dir: TestDir::new(),
         };
         let data = mailtee.data_dir();
@@ -238,7 +243,7 @@ impl Setting {
         if self.vault {
             text += &format!(
                 "[vault]\nlisten = \"{}\"\ndata_dir = {}\n",
-                mailtee.vault,
+                mailtee.vault_address,
                 quoted(&data.join("vault").to_string_lossy())
             );
         }

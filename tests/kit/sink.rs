@@ -2,6 +2,7 @@
 //! by default is what a willing server would.
 
 use std::{
+    collections::BTreeMap,
     io::{self, BufRead, BufReader, Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::{
@@ -58,7 +59,8 @@ struct Shared {
     script: Box<Script>,
     lmtp: bool,
     received: Mutex<Vec<Received>>,
-    streams: Mutex<Vec<TcpStream>>,
+    /// Open sessions, so that the sink's end ends them.
+    streams: Mutex<BTreeMap<u64, TcpStream>>,
     ended: AtomicBool,
 }
 
@@ -94,13 +96,20 @@ impl Sink {
         });
         let serving = shared.clone();
         std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
+            for (id, stream) in (0..).zip(listener.incoming().flatten()) {
                 if serving.ended.load(Ordering::Acquire) {
                     return;
                 }
+                let Ok(kept) = stream.try_clone() else {
+                    continue;
+                };
+                serving.streams().insert(id, kept);
                 let serving = serving.clone();
-                // a lost peer ends its own session only
-                std::thread::spawn(move || serving.session(stream));
+                std::thread::spawn(move || {
+                    // a lost peer ends its own session only
+                    let _ = serving.session(stream);
+                    serving.streams().remove(&id);
+                });
             }
         });
         Self { address, shared }
@@ -134,13 +143,7 @@ impl Sink {
 impl Drop for Sink {
     fn drop(&mut self) {
         self.shared.ended.store(true, Ordering::Release);
-        for stream in self
-            .shared
-            .streams
-            .lock()
-            .expect("never poisoned")
-            .drain(..)
-        {
+        for stream in self.shared.streams().values() {
             let _ = stream.shutdown(Shutdown::Both);
         }
         // wakes the accept loop, which then sees the end
@@ -149,13 +152,13 @@ impl Drop for Sink {
 }
 
 impl Shared {
+    fn streams(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, TcpStream>> {
+        self.streams.lock().expect("never poisoned")
+    }
+
     fn session(&self, stream: TcpStream) -> io::Result<()> {
         stream.set_nodelay(true)?;
         let mut writer = stream.try_clone()?;
-        self.streams
-            .lock()
-            .expect("never poisoned")
-            .push(stream.try_clone()?);
         let mut reader = BufReader::new(stream);
         let service = if self.lmtp { "LMTP" } else { "ESMTP" };
         self.say(

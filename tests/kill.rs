@@ -1,0 +1,196 @@
+//! kill -9 at random instants: what got 250 is in the vault once, what did not is there at most once, nothing else is.
+//!
+//! `MAILTEE_SOAK=1` makes a thousand rounds of the hundred. A failure names its seed; `MAILTEE_SEED` plays it again.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use crate::kit::{
+    Mail, Mailtee, Sink, SmtpClient, Vault, mail::Random, vault::blob_id, wait_until,
+};
+
+const CLIENTS: usize = 4;
+
+/// What the clients know, over all rounds. A serial is never sent twice.
+#[derive(Default)]
+struct Ledger {
+    serial: AtomicU64,
+    /// Serials whose content went out whole; with `true`, those that got 250.
+    tried: Mutex<BTreeMap<u64, bool>>,
+    acknowledged: AtomicU64,
+    stop: AtomicBool,
+}
+
+/// Some larger than what the journal keeps in a segment, most small.
+fn mail(serial: u64) -> Mail {
+    match serial % 50 {
+        0 => Mail::sized(serial, 400_000),
+        1..10 => Mail::sized(serial, 20_000),
+        _ => Mail::plain(serial),
+    }
+}
+
+impl Ledger {
+    /// One client: sends for as long as it is let, connects again whenever the daemon is gone.
+    fn client(&self, address: SocketAddr) {
+        while !self.stop.load(Ordering::Acquire) {
+            let Ok(mut client) = SmtpClient::greeted(address) else {
+                std::thread::yield_now();
+                continue;
+            };
+            while !self.stop.load(Ordering::Acquire) {
+                let serial = self.serial.fetch_add(1, Ordering::Relaxed);
+                self.tried.lock().unwrap().insert(serial, false);
+                match client.mail(&mail(serial)) {
+                    Ok(reply) if reply.is_success() => {
+                        self.tried.lock().unwrap().insert(serial, true);
+                        self.acknowledged.fetch_add(1, Ordering::Release);
+                    }
+                    Ok(reply) => assert_eq!(
+                        reply.code / 100,
+                        4,
+                        "our trouble is never a 5xx: {}",
+                        reply.text()
+                    ),
+                    Err(_) => break,
+                }
+            }
+        }
+    }
+
+    /// Waits for some more acknowledgements, then a moment that nothing is in step with.
+    fn random_instant(&self, random: &mut Random) {
+        let goal = self.acknowledged.load(Ordering::Acquire) + 1 + random.below(80);
+        wait_until(Duration::from_secs(60), "mail flows again", || {
+            (self.acknowledged.load(Ordering::Acquire) >= goal).then_some(())
+        });
+        spin(random.below(3_000));
+    }
+
+    /// The law, over all that was ever sent.
+    fn check(&self, vault: &Vault) {
+        let tried = self.tried.lock().unwrap();
+        let mut known: BTreeMap<String, (u64, bool)> = BTreeMap::new();
+        for (&serial, &acknowledged) in tried.iter() {
+            known.insert(blob_id(&mail(serial).bytes), (serial, acknowledged));
+        }
+        let mut seen = BTreeSet::new();
+        for (id, blob) in vault.emails() {
+            let (serial, _) = known
+                .get(&blob)
+                .unwrap_or_else(|| panic!("{id} was never sent"));
+            assert!(seen.insert(*serial), "message {serial} is there twice");
+        }
+        let missing: Vec<_> = known
+            .values()
+            .filter(|(serial, acknowledged)| *acknowledged && !seen.contains(serial))
+            .collect();
+        assert!(
+            missing.is_empty(),
+            "got 250 and is not there: {} of {}: {:?}",
+            missing.len(),
+            known.len(),
+            &missing[..missing.len().min(10)]
+        );
+        // a message that was sent once was seen once
+        let mut sighted = BTreeSet::new();
+        for sighting in vault.sightings() {
+            let email = sighting["emailId"].to_string();
+            assert!(sighted.insert(email), "sighted twice: {sighting}");
+        }
+        assert_eq!(sighted.len(), seen.len(), "each copy has its sighting");
+        let files: BTreeSet<String> = vault
+            .check_blob_files()
+            .into_iter()
+            .map(|name| format!("G{name}"))
+            .collect();
+        for (blob, (serial, _)) in &known {
+            assert!(
+                !seen.contains(serial) || files.contains(blob),
+                "message {serial} has no file"
+            );
+        }
+    }
+}
+
+/// Keeps the processor for so many microseconds: too short a time for a sleep to hit.
+fn spin(micros: u64) {
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_micros(micros) {
+        std::hint::spin_loop();
+    }
+}
+
+fn rounds() -> u64 {
+    if std::env::var_os("MAILTEE_SOAK").is_some() {
+        1_000
+    } else {
+        100
+    }
+}
+
+fn seed() -> u64 {
+    let seed = std::env::var("MAILTEE_SEED").ok();
+    let seed = seed.and_then(|seed| seed.parse().ok());
+    let seed = seed.unwrap_or_else(rand::random);
+    eprintln!("MAILTEE_SEED={seed}");
+    seed
+}
+
+/// Runs the clients against `front` while `rounds` kills and restarts things; then everything must come to rest.
+fn under_load(ledger: &Ledger, front: SocketAddr, rounds: impl FnOnce(&Ledger)) {
+    std::thread::scope(|scope| {
+        for _ in 0..CLIENTS {
+            scope.spawn(|| ledger.client(front));
+        }
+        // the clients must hear of a failure here, or the scope waits for them for ever
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| rounds(ledger)));
+        ledger.stop.store(true, Ordering::Release);
+        if let Err(panic) = outcome {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
+#[test]
+fn a_killed_daemon_loses_nothing_and_doubles_nothing() {
+    let mut random = Random(seed());
+    let sink = Sink::start();
+    let mut mailtee = Mailtee::filter(sink.address()).start();
+    let ledger = Ledger::default();
+    under_load(&ledger, mailtee.frontend, |ledger| {
+        for round in 0..rounds() {
+            ledger.random_instant(&mut random);
+            mailtee.kill();
+            if round % 8 == 7 {
+                // and once more while it recovers
+                mailtee.spawn();
+                spin(random.below(120_000));
+                mailtee.kill();
+            }
+            mailtee.start();
+        }
+    });
+    mailtee.wait_until_forwarded(Duration::from_secs(120));
+    let passed: BTreeSet<Vec<u8>> = sink.received().into_iter().map(|r| r.bytes).collect();
+    for (&serial, &acknowledged) in ledger.tried.lock().unwrap().iter() {
+        assert!(
+            !acknowledged || passed.contains(&mail(serial).bytes),
+            "message {serial} got 250 and never reached the next hop"
+        );
+    }
+    ledger.check(&mailtee.vault());
+    let metrics = mailtee.metrics();
+    assert_eq!(metrics.value("quarantined_records", &[]), 0.0);
+    assert_eq!(
+        metrics.value("sync_lag_seconds", &[("target", "vault")]),
+        0.0
+    );
+}
