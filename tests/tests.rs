@@ -44,8 +44,12 @@ mod vault_kit;
 mod forward_rig;
 /// One message on its way through Postfix, opendkim and Dovecot: each version is made from each other's copy, or kept.
 mod lossless;
+/// What the vault gives back as files.
+mod vault_export;
 /// The vault as a JMAP server.
 mod vault_jmap;
+/// The vault's page, and hostile mail on it.
+mod vault_page;
 
 /// An HTTP server before the vault that does what networks and servers do, by script.
 mod forward_faulty;

@@ -180,3 +180,21 @@ pub fn sighting_of(content: &[u8]) -> Sighting {
         fingerprint: Fingerprinter::of(content),
     }
 }
+
+/// Waits until the full-text search knows every message.
+pub async fn indexed(vault: &Running) {
+    let count = vault.metrics.vault_messages.get();
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    loop {
+        let all = serde_json::json!({"filter": {"hasAttachment": true}, "calculateTotal": true});
+        let with = vault.call(&vault.read, "Email/query", all).await["total"].as_i64();
+        let none = serde_json::json!({"filter": {"hasAttachment": false}, "calculateTotal": true});
+        let without = vault.call(&vault.read, "Email/query", none).await["total"].as_i64();
+        let pending = vault.metrics.vault_index_pending_messages.get();
+        if with.zip(without).map(|(a, b)| a + b) == Some(count) && pending == 0 {
+            return;
+        }
+        assert!(std::time::Instant::now() < end, "the index stays behind");
+        tokio::task::yield_now().await;
+    }
+}

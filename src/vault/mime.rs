@@ -4,7 +4,10 @@
 //! Of each message at most [`PARSED_BYTES_MAX`] bytes are looked at, so that memory does not depend on its size; what is
 //! beyond them is stored and downloaded like any other byte, but not shown or found.
 
-use mail_parser::{Address, Message, MessageParser, MessagePart, MimeHeaders};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use mail_parser::{
+    Address, HeaderValue, Message, MessageParser, MessagePart, MimeHeaders, PartType,
+};
 
 pub(crate) const PARSED_BYTES_MAX: u64 = 8 << 20;
 
@@ -66,4 +69,71 @@ pub(crate) fn attachment_names(message: &Message<'_>) -> Vec<String> {
     names
         .map(|name| name.unwrap_or_default().to_owned())
         .collect()
+}
+
+/// The first `most` header fields, decoded, for people: name and value.
+pub(crate) fn headers(message: &Message<'_>, most: usize) -> Vec<(String, String)> {
+    let mut shown = Vec::new();
+    for header in message.headers().iter().take(most) {
+        let value = match &header.value {
+            HeaderValue::Text(text) => text.to_string(),
+            HeaderValue::TextList(texts) => texts.join(", "),
+            HeaderValue::Address(addresses) => show_addresses(Some(addresses)),
+            // Dates, content types and traces read best as they stand.
+            _ => {
+                let span = header.offset_start as usize..header.offset_end as usize;
+                let raw = message.raw_message.get(span).unwrap_or_default();
+                String::from_utf8_lossy(raw).trim().to_owned()
+            }
+        };
+        shown.push((header.name().to_owned(), value));
+    }
+    shown
+}
+
+/// The media type of a part, lower case.
+pub(crate) fn media_type(part: &MessagePart<'_>) -> String {
+    match part.content_type() {
+        Some(kind) => match kind.subtype() {
+            Some(subtype) => format!("{}/{subtype}", kind.ctype()).to_lowercase(),
+            None => kind.ctype().to_lowercase(),
+        },
+        None if part.is_message() => "message/rfc822".into(),
+        None => "text/plain".into(),
+    }
+}
+
+/// The first HTML part, where an author wrote one.
+pub(crate) fn html<'m>(message: &'m Message<'_>) -> Option<&'m str> {
+    message.html_bodies().find_map(|part| match &part.body {
+        PartType::Html(html) => Some(html.as_ref()),
+        _ => None,
+    })
+}
+
+/// The HTML part with the pictures that the message itself brings put in place, as many as `picture_bytes_max` allows.
+/// Nothing else of it is changed: what it may do is the page's policy, not its text.
+pub(crate) fn html_with_pictures(
+    message: &Message<'_>,
+    picture_bytes_max: usize,
+) -> Option<String> {
+    let mut html = html(message)?.to_owned();
+    let mut left = picture_bytes_max;
+    for part in &message.parts {
+        let Some(id) = part.content_id() else {
+            continue;
+        };
+        let kind = media_type(part);
+        let content = part.contents();
+        let mark = format!("cid:{}", bare_message_id(id));
+        if !kind.starts_with("image/") || content.len() > left || !html.contains(&mark) {
+            continue;
+        }
+        left -= content.len();
+        html = html.replace(
+            &mark,
+            &format!("data:{kind};base64,{}", STANDARD.encode(content)),
+        );
+    }
+    Some(html)
 }

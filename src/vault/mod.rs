@@ -9,10 +9,14 @@
 
 mod auth;
 mod error;
+pub mod export;
 mod index;
 mod jmap;
+mod mbox;
 mod mime;
+mod page;
 mod storage;
+pub mod view;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -25,6 +29,7 @@ use tokio::{runtime::Handle, sync::Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    message::K1,
     metrics::Metrics,
     net::{self, Connection, IdentityFiles, Listener, Peer, ServeOptions, ServerTls},
 };
@@ -118,6 +123,8 @@ pub(crate) struct Shared {
     pub(crate) limits: Limits,
     pub(crate) requests: Arc<Semaphore>,
     pub(crate) uploads: Arc<Semaphore>,
+    pub(crate) logins: page::Logins,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 impl Vault {
@@ -223,7 +230,7 @@ struct Opened {
 impl Opened {
     fn open(options: Options, metrics: Arc<Metrics>) -> Result<Self, VaultError> {
         let store = Store::open(&options.data_dir, None, metrics.clone())?;
-        let indexer = Indexer::new(store.clone(), metrics)?;
+        let indexer = Indexer::new(store.clone(), metrics.clone())?;
         let (identity, fingerprint) = match options.identity {
             Some(identity) => (identity, None),
             None => {
@@ -249,13 +256,20 @@ impl Opened {
                 limits,
                 requests: Arc::new(Semaphore::new(limits.requests_max)),
                 uploads: Arc::new(Semaphore::new(limits.uploads_max)),
+                logins: page::Logins::default(),
+                metrics,
             },
         })
     }
 }
 
 fn router(shared: Arc<Shared>) -> axum::Router {
-    jmap::routes(shared)
+    jmap::routes(shared.clone()).merge(page::routes(shared))
+}
+
+/// The e-mail id of a message: made of its bytes, so that every client can name it.
+fn email_id(k1: &K1) -> String {
+    format!("M{k1}")
 }
 
 async fn remove_orphans(store: Arc<Store>, stop: CancellationToken) {

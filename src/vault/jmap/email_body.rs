@@ -206,7 +206,7 @@ fn part_property(k1: &K1, part: &MessagePart<'_>, id: u32, name: &str) -> Result
         "blobId" => is_leaf.then(|| part_blob_id(k1, id)).into(),
         "size" => if is_leaf { part.contents().len() } else { 0 }.into(),
         "name" => part.attachment_name().into(),
-        "type" => media_type(part).into(),
+        "type" => mime::media_type(part).into(),
         "charset" => {
             let given = part
                 .content_type()
@@ -223,17 +223,6 @@ fn part_property(k1: &K1, part: &MessagePart<'_>, id: u32, name: &str) -> Result
         }
         other => return Err(Fault::arguments(format!("bodyProperties: {other}"))),
     })
-}
-
-pub(crate) fn media_type(part: &MessagePart<'_>) -> String {
-    match part.content_type() {
-        Some(kind) => match kind.subtype() {
-            Some(subtype) => format!("{}/{subtype}", kind.ctype()).to_lowercase(),
-            None => kind.ctype().to_lowercase(),
-        },
-        None if part.is_message() => "message/rfc822".into(),
-        None => "text/plain".into(),
-    }
 }
 
 /// The tree of parts; `depth` is bounded by the parser, and here again.

@@ -20,16 +20,13 @@ mod references;
 mod session;
 mod sighting;
 
-pub(super) use http::routes;
+pub(super) use http::{attachment, routes};
 
+use super::email_id;
 use crate::message::K1;
 
 /// The one account.
 const ACCOUNT: &str = "vault";
-
-fn email_id(k1: &K1) -> String {
-    format!("M{k1}")
-}
 
 fn thread_id(k1: &K1) -> String {
     format!("T{k1}")

@@ -54,6 +54,17 @@ impl Blobs {
         })
     }
 
+    /// The same directory, only to read from beside the process that writes it.
+    pub(crate) fn to_read(data_dir: &Path) -> io::Result<Self> {
+        let store = object_store::local::LocalFileSystem::new_with_prefix(data_dir)
+            .map_err(io::Error::other)?;
+        Ok(Self {
+            store: Arc::new(store),
+            incoming: data_dir.join("incoming"),
+            place: Place::Directory(data_dir.join("blobs")),
+        })
+    }
+
     /// Blobs in any other object store; only the index and unfinished uploads lie in `data_dir`.
     pub(crate) fn in_bucket(
         data_dir: &Path,

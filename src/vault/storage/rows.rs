@@ -195,3 +195,71 @@ pub(super) fn join(rows: &[i64]) -> String {
 fn split(rows: &str) -> Vec<i64> {
     rows.split(' ').filter_map(|row| row.parse().ok()).collect()
 }
+
+/// What the list of messages shows; the header fields are empty until the indexer has seen the message.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct HeaderRow {
+    pub sent_at: Option<i64>,
+    pub subject: String,
+    pub sender: String,
+    pub recipients: String,
+    pub preview: String,
+    pub attachments: u32,
+}
+
+pub(crate) fn headers(connection: &Connection, email: i64) -> Found<HeaderRow> {
+    connection
+        .prepare_cached(
+            "SELECT sent_at, subject, sender, recipients, preview, attachments
+             FROM search.headers WHERE email = ?1",
+        )?
+        .query_row([email], |row| {
+            Ok(HeaderRow {
+                sent_at: row.get(0)?,
+                subject: row.get(1)?,
+                sender: row.get(2)?,
+                recipients: row.get(3)?,
+                preview: row.get(4)?,
+                attachments: row.get(5)?,
+            })
+        })
+        .optional()
+}
+
+/// The sightings of an e-mail in the order in which they came, at most `limit`.
+pub(crate) fn sightings(
+    connection: &Connection,
+    email: i64,
+    limit: u32,
+) -> rusqlite::Result<Vec<SightingRow>> {
+    connection
+        .prepare_cached(&format!(
+            "{SIGHTING} WHERE email = ?1 ORDER BY row LIMIT ?2"
+        ))?
+        .query_map([email, i64::from(limit)], sighting_from)?
+        .collect()
+}
+
+/// E-mails whose K1 begins with these digits: none, one, or the first two of more.
+pub(crate) fn emails_by_prefix(
+    connection: &Connection,
+    digits: &str,
+) -> rusqlite::Result<Vec<i64>> {
+    let is_digit = |c: char| c.is_ascii_hexdigit();
+    if digits.is_empty() || digits.len() > 64 || !digits.chars().all(is_digit) {
+        return Ok(Vec::new());
+    }
+    let bound = |fill: &str| {
+        let text: String = digits
+            .chars()
+            .chain(fill.repeat(64 - digits.len()).chars())
+            .collect();
+        text.parse::<K1>().unwrap_or_default().0
+    };
+    connection
+        .prepare_cached(
+            "SELECT e.row FROM blobs b JOIN emails e ON e.row = b.row WHERE b.k1 BETWEEN ?1 AND ?2 LIMIT 2",
+        )?
+        .query_map([bound("0"), bound("f")], |row| row.get(0))?
+        .collect()
+}
