@@ -25,7 +25,7 @@ use tokio::sync::mpsc;
 
 use super::Shared;
 use crate::{
-    journal::{Filter, JournalError, Listed, View},
+    journal::{Filter, Journal, JournalError, Listed, View},
     message::CaptureId,
 };
 
@@ -97,12 +97,16 @@ fn capture_id(text: &str) -> Answer<CaptureId> {
         .map_err(|_| Refusal::Asked("a capture id has 32 hexadecimal digits".to_owned()))
 }
 
+fn journal(shared: &Shared) -> Answer<&Journal> {
+    shared.watched.journal.as_ref().ok_or(Refusal::NotFound)
+}
+
 /// The journal's view reads the disk: never on a thread of the runtime.
 async fn viewed<T: Send + 'static>(
     shared: &Shared,
     look: impl FnOnce(&View) -> Result<T, JournalError> + Send + 'static,
 ) -> Answer<T> {
-    let view = shared.watched.journal.view();
+    let view = journal(shared)?.view();
     let looked = tokio::task::spawn_blocking(move || look(&view)).await;
     Ok(looked.map_err(|_| JournalError::Closed)??)
 }
@@ -145,7 +149,7 @@ async fn message(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> A
     if viewed(&shared, move |view| view.show(id)).await?.is_none() {
         return Err(Refusal::NotFound);
     }
-    let view = shared.watched.journal.view();
+    let view = journal(&shared)?.view();
     let (pieces, coming) = mpsc::channel(PIECES);
     tokio::task::spawn_blocking(move || {
         let mut out = Pieces(pieces);
@@ -188,13 +192,13 @@ fn changed(changed: bool) -> Answer<Response> {
 async fn hold(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Answer<Response> {
     let id = capture_id(&id)?;
     tracing::info!(capture = %id, "an operator holds it");
-    changed(shared.watched.journal.hold(id).await?)
+    changed(journal(&shared)?.hold(id).await?)
 }
 
 async fn release(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Answer<Response> {
     let id = capture_id(&id)?;
     tracing::info!(capture = %id, "an operator releases it");
-    changed(shared.watched.journal.release(id).await?)
+    changed(journal(&shared)?.release(id).await?)
 }
 
 async fn retry(
@@ -205,7 +209,7 @@ async fn retry(
     let id = capture_id(&id)?;
     tracing::info!(capture = %id, "an operator lets it be tried again");
     let target = query.target.as_deref();
-    changed(shared.watched.journal.retry(id, target).await?)
+    changed(journal(&shared)?.retry(id, target).await?)
 }
 
 async fn retry_all(
@@ -215,7 +219,7 @@ async fn retry_all(
     let Some(target) = query.target else {
         return Err(Refusal::Asked("`target` is needed".to_owned()));
     };
-    let retried = shared.watched.journal.retry_all(&target).await?;
+    let retried = journal(&shared)?.retry_all(&target).await?;
     tracing::info!(target_name = %target, retried, "an operator lets what is parked be tried again");
     Ok(Json(json!({ "retried": retried })).into_response())
 }

@@ -70,7 +70,8 @@ pub struct Target {
 /// What the pages look at.
 pub struct Watched {
     pub metrics: Arc<Metrics>,
-    pub journal: Journal,
+    /// None beside a vault that runs alone.
+    pub journal: Option<Journal>,
     pub frontends: Vec<Frontend>,
     pub targets: ArcSwap<Vec<Target>>,
     /// Set while front ends accept mail.

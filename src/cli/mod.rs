@@ -6,6 +6,7 @@ mod completions;
 mod output;
 mod queue;
 mod run;
+mod vault;
 
 use std::{io, path::PathBuf, process::ExitCode, sync::LazyLock};
 
@@ -41,6 +42,7 @@ enum Verb {
     Run(run::Run),
     Check(check::Check),
     Queue(queue::Queue),
+    Vault(vault::Vault),
     Completions(completions::Completions),
 }
 
@@ -72,6 +74,7 @@ pub fn main() -> ExitCode {
         Verb::Run(verb) => verb.run(),
         Verb::Check(verb) => verb.run(),
         Verb::Queue(verb) => verb.run(),
+        Verb::Vault(verb) => verb.run(),
         Verb::Completions(verb) => verb.run(),
     };
     match result {

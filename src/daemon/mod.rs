@@ -14,6 +14,7 @@ mod reload;
 mod resources;
 mod signals;
 mod stores;
+mod vault_alone;
 
 use std::{
     io,
@@ -50,6 +51,7 @@ use entrance::Identities;
 use forwarding::Forwarding;
 pub use logging::LogLevel;
 pub use stores::open_store;
+pub use vault_alone::run_vault;
 
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
@@ -175,7 +177,7 @@ impl Daemon {
         forwarding.replace(targets).await?;
         let watched = Arc::new(admin::Watched {
             metrics: metrics.clone(),
-            journal: journal.clone(),
+            journal: Some(journal.clone()),
             frontends: config.frontends.iter().map(entrance::named).collect(),
             targets: ArcSwap::from_pointee(forwarding.named()),
             accepting: AtomicBool::new(false),
@@ -246,12 +248,7 @@ async fn open_stores(
     config: &Config,
     metrics: Arc<Metrics>,
 ) -> Result<(Journal, Dedup), DaemonError> {
-    // Mail is for its owner's eyes.
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&config.data_dir)
-        .map_err(DaemonError::io(config.data_dir.display().to_string()))?;
+    make_data_dir(config)?;
     let (journal, dedup) = (config.journal.clone(), config.dedup.clone());
     let names = config.target_names();
     let opened = tokio::task::spawn_blocking(move || {
@@ -260,6 +257,15 @@ async fn open_stores(
         Ok((journal, dedup))
     });
     opened.await.map_err(|_| DaemonError::Stopped)?
+}
+
+/// Mail is for its owner's eyes.
+fn make_data_dir(config: &Config) -> Result<(), DaemonError> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&config.data_dir)
+        .map_err(DaemonError::io(config.data_dir.display().to_string()))
 }
 
 async fn serve_admin(

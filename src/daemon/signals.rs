@@ -39,6 +39,17 @@ pub(super) async fn serve(mut daemon: Daemon) -> Result<(), DaemonError> {
     Ok(())
 }
 
+/// Waits for SIGTERM or SIGINT.
+pub(super) async fn told_to_end() -> Result<(), DaemonError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::io("SIGTERM"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::io("SIGINT"))?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
 async fn tick(interval: &mut Option<Interval>) {
     match interval {
         Some(interval) => {
