@@ -19,7 +19,7 @@ use super::{
     format::{Location, SegmentId},
     large, quarantine,
     reader::{self, ReadError},
-    shared::{Op, Shared},
+    shared::{MoveOp, Op, Shared},
 };
 
 /// Cleared segments kept for the next ones; more are removed.
@@ -203,11 +203,14 @@ fn do_job(job: Job, shared: &Shared, spare: bool) -> Option<String> {
 /// Has the writer write captures again, so that their segment can be freed.
 fn relocate(shared: &Shared, captures: &[Location]) {
     for from in captures {
-        match reader::capture_payload(&shared.log, *from) {
-            Ok(payload) => shared.inbox.push(Op::Move {
+        let read = reader::capture_payload(&shared.log, *from)
+            .and_then(|payload| Ok((payload, reader::acceptance(&shared.log, *from)?)));
+        match read {
+            Ok((payload, acceptance)) => shared.inbox.push(Op::Move(Box::new(MoveOp {
                 from: *from,
                 payload,
-            }),
+                acceptance,
+            }))),
             Err(ReadError::Gone) => {}
             Err(ReadError::Damaged(cause)) => quarantine::set_aside(shared, *from, cause),
             Err(ReadError::Io(error)) => {
@@ -215,9 +218,7 @@ fn relocate(shared: &Shared, captures: &[Location]) {
             }
         }
     }
-    if let Some(first) = captures.first() {
-        shared.inbox.push(Op::Moved(first.segment));
-    }
+    shared.inbox.push(Op::MovesEnd);
 }
 
 fn prepare(shared: &Shared, ordinal: u32, spare: Option<String>) -> io::Result<Prepared> {

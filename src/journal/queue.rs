@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 use super::{
     Outcome,
@@ -31,21 +31,16 @@ impl Queue {
     /// journal was closed or the target removed.
     pub async fn lease(&self, count: usize, bytes: u64) -> Vec<Lease> {
         loop {
-            let notify = {
-                let index = self.shared.log.index.lock();
-                match index
-                    .slot_of(&self.target)
-                    .and_then(|slot| index.target(slot))
-                {
-                    Some(target) if !self.shared.inbox.is_closed() => target.notify.clone(),
-                    _ => return Vec::new(),
-                }
+            let Some(notify) = self.notify() else {
+                return Vec::new();
             };
             // Armed before the look, so that what comes in between is not missed.
             let woken = notify.notified();
             tokio::pin!(woken);
             woken.as_mut().enable();
-            let (taken, due) = self.take(count, bytes);
+            let Some((taken, due)) = self.take(count, bytes) else {
+                return Vec::new();
+            };
             if !taken.is_empty() {
                 let leases = self.read(taken).await;
                 if !leases.is_empty() {
@@ -62,20 +57,22 @@ impl Queue {
         }
     }
 
-    fn take(&self, count: usize, bytes: u64) -> (Vec<Claimed>, Option<Instant>) {
+    fn notify(&self) -> Option<Arc<Notify>> {
+        let index = self.shared.log.index.lock();
+        let target = index.target(index.slot_of(&self.target)?)?;
+        Some(target.notify.clone())
+    }
+
+    /// What can be had now, and when a postponed one is due; `None` once there is nothing to wait for any more.
+    fn take(&self, count: usize, bytes: u64) -> Option<(Vec<Claimed>, Option<Instant>)> {
+        if self.shared.inbox.is_closed() {
+            return None;
+        }
         let mut index = self.shared.log.index.lock();
-        let Some(slot) = index.slot_of(&self.target) else {
-            return (Vec::new(), None);
-        };
-        let Some(target) = index.target_mut(slot) else {
-            return (Vec::new(), None);
-        };
-        let due = target.wake_due(Instant::now());
-        let generation = target.generation;
+        let slot = index.slot_of(&self.target)?;
+        let due = index.target_mut(slot)?.wake_due(Instant::now());
         let taken = index.lease(slot, count.max(1), bytes);
-        let target = index
-            .target_mut(slot)
-            .expect("looked up above, still locked");
+        let target = index.target(slot)?;
         if !taken.is_empty() {
             // Another waiter may have been woken by the same notice; there may be more to take.
             target.notify.notify_one();
@@ -85,10 +82,10 @@ impl Queue {
             shared: self.shared.clone(),
             of,
             slot,
-            generation,
+            generation: target.generation,
             open: true,
         });
-        (taken.collect(), due)
+        Some((taken.collect(), due))
     }
 
     async fn read(&self, taken: Vec<Claimed>) -> Vec<Lease> {

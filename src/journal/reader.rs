@@ -49,11 +49,7 @@ pub(super) fn whole(log: &Log, of: Location) -> Result<Whole, ReadError> {
             bytes: head.content_bytes,
         })),
     };
-    let acceptance = acceptance(log, of).unwrap_or_else(|error| {
-        // The message matters more than what was answered to it.
-        tracing::warn!(%error, capture = ?of, "journal: a fate cannot be read");
-        Acceptance::Unknown
-    });
+    let acceptance = acceptance(log, of)?;
     Ok(Whole {
         sighting,
         acceptance,
@@ -70,10 +66,16 @@ pub(super) fn acceptance(log: &Log, of: Location) -> Result<Acceptance, ReadErro
             _ => Acceptance::Unknown,
         });
     }
-    match payload_at(log, fate)?.0 {
-        Record::Fate { acceptance, .. } => Ok(acceptance),
-        _ => Err(ReadError::Damaged("not a fate")),
-    }
+    // The message matters more than what was answered to it.
+    Ok(match payload_at(log, fate) {
+        Ok((Record::Fate { acceptance, .. }, _)) => acceptance,
+        Ok(_) => Acceptance::Unknown,
+        Err(ReadError::Damaged(cause)) => {
+            tracing::warn!(cause, "journal: a fate cannot be read");
+            Acceptance::Unknown
+        }
+        Err(error) => return Err(error),
+    })
 }
 
 /// The ids are in the heads, so that a capture is found without reading its message.

@@ -18,12 +18,12 @@ use super::{
     JournalError, Options,
     capture::Captured,
     disk::Disk,
-    format::{CaptureHead, Location, Record, SegmentId},
+    format::{CaptureHead, Location, Record},
     index::Index,
     keeper::Keeper,
     large::LargeDraft,
 };
-use crate::metrics::Metrics;
+use crate::{message::Acceptance, metrics::Metrics};
 
 /// The log as it stands: enough to read it.
 pub(super) struct Log {
@@ -135,13 +135,9 @@ pub(super) fn failed(step: &'static str) -> impl FnOnce(io::Error) -> JournalErr
 pub(super) enum Op {
     Capture(Box<CaptureOp>),
     Change(Change),
-    /// Write a capture again at the end of the log; its payload as it stands.
-    Move {
-        from: Location,
-        payload: Bytes,
-    },
-    /// All moves out of this segment have been asked for.
-    Moved(SegmentId),
+    Move(Box<MoveOp>),
+    /// All moves that were wanted have been asked for.
+    MovesEnd,
     Targets(
         Vec<String>,
         std::sync::mpsc::SyncSender<Result<(), JournalError>>,
@@ -159,6 +155,14 @@ pub(super) struct CaptureOp {
     /// Over meta and body; computed by the session, so that the one writer need not.
     pub(super) crc: u32,
     pub(super) reply: oneshot::Sender<Result<Captured, JournalError>>,
+}
+
+/// A capture is to be written again at the end of the log.
+pub(super) struct MoveOp {
+    pub(super) from: Location,
+    /// As it stands there.
+    pub(super) payload: Bytes,
+    pub(super) acceptance: Acceptance,
 }
 
 /// Something becomes of a capture.

@@ -19,10 +19,10 @@ use super::{
     backlog::Backlog,
     capture::Captured,
     disk::DiskFile,
-    format::{Header, Kind, Location, MovedState, Opening, Record, SegmentId, record_bytes},
+    format::{CaptureHead, Header, Kind, Location, Opening, Record, SegmentId, record_bytes},
     keeper::Job,
     large::LargeDraft,
-    shared::{CaptureOp, Change, Op, Shared, failed},
+    shared::{CaptureOp, Change, MoveOp, Op, Shared, failed},
 };
 
 /// Most bytes in one write.
@@ -54,6 +54,8 @@ pub(super) struct Writer {
     doomed: Vec<LargeDraft>,
     /// When to look for captures that pin a segment again.
     look_at: Instant,
+    /// The keeper is reading captures that are to be moved.
+    is_moving: bool,
 }
 
 struct Current {
@@ -68,6 +70,8 @@ struct Current {
 /// In the buffer, not yet written.
 enum Staged {
     Capture(Location, u32, Box<CaptureOp>),
+    /// The last is where it stood before.
+    Move(Location, u32, Record, Location),
     Change(
         Location,
         u32,
@@ -94,6 +98,7 @@ impl Writer {
             sync_by: None,
             doomed: Vec::new(),
             look_at: Instant::now(),
+            is_moving: false,
         }
     }
 
@@ -105,10 +110,11 @@ impl Writer {
                 match op {
                     Op::Capture(op) => self.capture(op),
                     Op::Change(change) => self.change(change),
-                    Op::Move { from, payload } => self.relocate(from, &payload),
-                    Op::Moved(id) => {
-                        self.shared.log.index.lock().end_moving(id);
+                    Op::Move(moving) => self.relocate(*moving),
+                    Op::MovesEnd => {
+                        self.is_moving = false;
                         self.look_at = Instant::now();
+                        self.sync_by = Some(self.look_at);
                     }
                     Op::Targets(names, reply) => self.targets(&names, reply),
                     Op::Close(reply) => closing = Some(reply),
@@ -123,9 +129,8 @@ impl Writer {
                 let _ = reply.send(done);
                 return;
             }
-            let promised = self.staged.iter().any(Staged::is_awaited);
             let due = self.sync_by.is_some_and(|by| by <= Instant::now());
-            self.flush(promised || due);
+            self.flush(due);
         }
     }
 
@@ -145,6 +150,13 @@ impl Writer {
     }
 
     fn change(&mut self, change: Change) {
+        if self
+            .staged
+            .iter()
+            .any(|staged| matches!(staged, Staged::Move(..)))
+        {
+            self.flush(true);
+        }
         if let (Record::Settle { slot, .. }, Some(generation)) = (&change.record, change.generation)
         {
             let index = self.shared.log.index.lock();
@@ -158,6 +170,7 @@ impl Writer {
         self.record(change.record, change.reply);
     }
 
+    /// Logs and applies what became of a capture.
     fn record(
         &mut self,
         record: Record,
@@ -226,46 +239,39 @@ impl Writer {
         }
     }
 
-    /// Writes a capture again with all that became of it. Alone in its batch: nothing may change between the state that
-    /// is written and the moment it counts.
-    fn relocate(&mut self, from: Location, payload: &[u8]) {
-        self.flush(false);
-        let Some(state) = self.shared.log.index.lock().begin_move(from) else {
+    /// Writes a capture again with all that became of it. Nothing may change between the state that is written and the
+    /// moment it counts: what is staged is applied before, and [`Writer::change`] waits for the move.
+    fn relocate(&mut self, op: MoveOp) {
+        let only_moves = |staged: &Staged| matches!(staged, Staged::Move(..));
+        if !self.staged.iter().all(only_moves) {
+            self.flush(false);
+        }
+        let Some(head) = CaptureHead::parse(&op.payload) else {
             return;
         };
-        let acceptance = match super::reader::acceptance(&self.shared.log, from) {
-            Ok(acceptance) => acceptance,
-            Err(error) => {
-                tracing::warn!(%error, "journal: cannot read a fate to move its capture");
-                self.shared.log.index.lock().give_up_move(from);
-                return;
-            }
-        };
-        let Some(head) = super::format::CaptureHead::parse(payload) else {
-            self.shared.log.index.lock().give_up_move(from);
+        let Some(state) = self
+            .shared
+            .log
+            .index
+            .lock()
+            .begin_move(op.from, op.acceptance)
+        else {
             return;
         };
-        let record = Record::Moved(
-            MovedState {
-                acceptance,
-                ..state
-            },
-            head,
-            0,
-        );
+        let record = Record::Moved(state, head, 0);
         let (kind, state) = record.encode();
-        let size = record_bytes(state.len() + payload.len()) as u64;
+        let size = record_bytes(state.len() + op.payload.len()) as u64;
         let reserve = reserve_bytes(self.shared.options.segment_bytes);
         if self.make_room(size, reserve).is_ok() {
             let mut crc = crc32fast::Hasher::new();
             crc.update(&state);
-            crc.update(payload);
-            let at = self.stage(kind, &[&state, payload], crc.finalize());
+            crc.update(&op.payload);
+            let at = self.stage(kind, &[&state, &op.payload], crc.finalize());
             self.staged
-                .push(Staged::Change(at, size as u32, record, None));
-            self.flush(true);
+                .push(Staged::Move(at, size as u32, record, op.from));
+        } else {
+            self.shared.log.index.lock().end_move(op.from);
         }
-        self.shared.log.index.lock().give_up_move(from);
     }
 
     /// Makes sure that a record of `size` fits in the current segment with `reserve` to spare, going on to the next one
@@ -357,6 +363,8 @@ impl Writer {
             self.sync_by = None;
             return;
         }
+        // Nobody is ever told before the sync, whoever asked for the write.
+        let sync = sync || self.staged.iter().any(Staged::is_awaited);
         if !has_unsynced || (self.buffer.is_empty() && !sync) {
             return;
         }
@@ -425,6 +433,10 @@ impl Writer {
                     index.apply(at, bytes, &record);
                     changed.push((record, reply, live));
                 }
+                Staged::Move(at, bytes, record, from) => {
+                    index.apply(at, bytes, &record);
+                    index.end_move(from);
+                }
                 Staged::Targets(at, record, reply) => {
                     index.apply(at, 0, &record);
                     let _ = reply.send(Ok(()));
@@ -445,8 +457,7 @@ impl Writer {
             if let Some(reply) = reply {
                 let _ = reply.send(Ok(live));
             }
-            // The next opening names the targets anyway, and a moved capture is always synced at once.
-            if !synced && subject(&record).is_some() {
+            if !synced {
                 self.backlog.was_written(record);
             }
         }
@@ -471,10 +482,8 @@ impl Writer {
                     let _ = op.reply.send(Err(error.again()));
                     self.doomed.extend(op.large);
                 }
-                Staged::Change(_, _, record, reply) => match record {
-                    Record::Moved(..) => {}
-                    record => self.apply_unwritten(record, reply),
-                },
+                Staged::Move(.., from) => self.shared.log.index.lock().end_move(from),
+                Staged::Change(_, _, record, reply) => self.apply_unwritten(record, reply),
                 Staged::Targets(_, _, reply) => {
                     let _ = reply.send(Err(error.again()));
                 }
@@ -491,13 +500,16 @@ impl Writer {
             false => Vec::new(),
         };
         let now = Instant::now();
-        let moving = if now < self.look_at {
+        let moving = if self.is_moving {
+            Vec::new()
+        } else if now < self.look_at {
             self.sync_by.get_or_insert(self.look_at);
             Vec::new()
         } else {
             self.look_at = now + LOOK_EVERY;
-            index.take_stragglers(self.shared.options.segment_bytes)
+            index.stragglers(self.shared.options.segment_bytes)
         };
+        self.is_moving |= !moving.is_empty();
         let live = index.live_bytes;
         drop(index);
         self.shared.metrics.journal_bytes.set(live as i64);
@@ -532,7 +544,7 @@ impl Staged {
     /// Does someone wait for its sync?
     fn is_awaited(&self) -> bool {
         match self {
-            Self::Capture(..) | Self::Targets(..) => true,
+            Self::Capture(..) | Self::Targets(..) | Self::Move(..) => true,
             Self::Change(_, _, _, reply) => reply.is_some(),
         }
     }

@@ -85,8 +85,6 @@ pub(super) struct Segment {
     pub(super) live_bytes: u64,
     /// No record follows.
     pub(super) sealed: bool,
-    /// Its captures are being written again elsewhere.
-    moving: bool,
     /// Captures here whose content has a file of its own: (name, bytes).
     pub(super) large: HashMap<u32, (u64, u64)>,
 }
@@ -123,7 +121,6 @@ impl Index {
             live: 0,
             live_bytes: 0,
             sealed: false,
-            moving: false,
             large: HashMap::new(),
         };
         self.segments.insert(id.ordinal(), segment);
@@ -184,6 +181,7 @@ impl Index {
     pub(super) fn seal(&mut self, id: SegmentId) {
         if let Some(segment) = self.segments.get_mut(&id.ordinal()) {
             segment.sealed = true;
+            segment.entries.shrink_to_fit();
         }
     }
 

@@ -3,7 +3,7 @@
 //! Only from the front: a later segment holds what became of the captures of earlier ones. A parked or long postponed
 //! capture would keep everything behind it on disk; it is written again at the end, with all that became of it.
 
-use super::{FATED, FINISHED, HELD, Index, MOVED, MOVING, count, find, offer, target_in};
+use super::{Entry, FATED, FINISHED, HELD, Index, MOVED, MOVING, count, find, offer, target_in};
 use crate::{
     journal::format::{CaptureHead, Location, MovedState, SegmentId},
     message::Acceptance,
@@ -11,6 +11,9 @@ use crate::{
 
 /// Fewer sealed segments than this are never worth moving captures for.
 const STRAGGLE_SEGMENTS_MIN: u64 = 4;
+/// Captures, and about bytes, moved at a time, so that no session waits for long behind them.
+const MOVES_MAX: usize = 64;
+const MOVE_BYTES_MAX: u64 = 1 << 20;
 
 impl Index {
     /// A moved capture takes the place of the one it was made from, unless that one is finished.
@@ -65,45 +68,49 @@ impl Index {
         self.change(at, |_, _| ());
     }
 
-    /// Captures to be written again because they keep a segment of mostly finished ones from being freed: those of the
-    /// front segment, once less than half of all sealed bytes is live. Each move frees more than it writes.
-    pub(in crate::journal) fn take_stragglers(&mut self, segment_bytes: u64) -> Vec<Location> {
+    /// Captures to be written again because they keep a segment of mostly finished ones from being freed: a few of the
+    /// front segment's, once less than half of all sealed bytes is live. Each segment so freed costs less than it gives.
+    pub(in crate::journal) fn stragglers(&self, segment_bytes: u64) -> Vec<Location> {
         let sealed = self.segments.values().filter(|s| s.sealed);
         let (count, live) = sealed.fold((0u64, 0), |(n, b), s| (n + 1, b + s.live_record_bytes()));
         if count < STRAGGLE_SEGMENTS_MIN || live * 2 > count * segment_bytes {
             return Vec::new();
         }
-        let Some(front) = self.segments.values_mut().next() else {
+        let Some(front) = self.segments.values().next() else {
             return Vec::new();
         };
-        if front.moving {
-            return Vec::new();
-        }
-        front.moving = true;
-        let live = front.entries.iter().filter(|entry| !entry.is_finished());
-        live.map(|entry| Location {
-            segment: front.id,
-            offset: entry.offset,
-        })
-        .collect()
+        let mut bytes = 0;
+        let movable = front.entries.iter().filter_map(|entry| {
+            let of = Location {
+                segment: front.id,
+                offset: entry.offset,
+            };
+            self.is_movable(of, entry)
+                .then_some((of, entry.record_bytes))
+        });
+        movable
+            .take(MOVES_MAX)
+            .take_while(|(_, record_bytes)| {
+                bytes += u64::from(*record_bytes);
+                bytes <= MOVE_BYTES_MAX.max(u64::from(*record_bytes))
+            })
+            .map(|(of, _)| of)
+            .collect()
     }
 
-    /// The keeper has gone through the segment's stragglers; what could not be moved is tried again later.
-    pub(in crate::journal) fn end_moving(&mut self, id: SegmentId) {
-        if let Some(segment) = self.segments.get_mut(&id.ordinal()) {
-            segment.moving = false;
-        }
+    fn is_movable(&self, of: Location, entry: &Entry) -> bool {
+        let mut targets = self.targets.iter().flatten();
+        entry.has_fate() && !entry.is_finished() && !targets.any(|t| t.leased.contains(&of))
     }
 
-    /// The state that a capture takes along; `None` while it is leased, has no fate or is finished.
-    pub(in crate::journal) fn begin_move(&mut self, from: Location) -> Option<MovedState> {
-        let leased = self
-            .targets
-            .iter()
-            .flatten()
-            .any(|t| t.leased.contains(&from));
+    /// The state that a capture takes along; until [`Index::end_move`] it is leased to nobody.
+    pub(in crate::journal) fn begin_move(
+        &mut self,
+        from: Location,
+        acceptance: Acceptance,
+    ) -> Option<MovedState> {
         let entry = *self.entry(from)?;
-        if leased || !entry.has_fate() || entry.is_finished() {
+        if !self.is_movable(from, &entry) {
             return None;
         }
         self.entry_mut(from)?.flags |= MOVING;
@@ -117,12 +124,12 @@ impl Index {
             done: entry.done,
             held: entry.is_held(),
             parked: parked.collect(),
-            acceptance: Acceptance::Unknown,
+            acceptance,
         })
     }
 
-    /// After a move, done or not: where the capture still stands in its old place, it is available again.
-    pub(in crate::journal) fn give_up_move(&mut self, from: Location) {
+    /// Where the capture still stands in its old place, it is available again.
+    pub(in crate::journal) fn end_move(&mut self, from: Location) {
         if let Some((segment, index)) = find(&mut self.segments, from) {
             let entry = &mut segment.entries[index];
             entry.flags &= !MOVING;
