@@ -13,10 +13,11 @@ use mailtee::{
     message::{CaptureId, Fingerprinter, UnixMillis},
     targets::{
         RemoteStore,
-        jmap::{Jmap, Options},
+        jmap::{Jmap, Options, shapes},
     },
 };
 use serde_json::{Value, json};
+use sha2::Digest;
 
 use crate::{
     forward_faulty::{Fault, Faulty},
@@ -53,15 +54,43 @@ impl Scene {
         }
     }
 
+    /// A vault whose token may read as well, as the credentials for other servers may.
+    async fn with_readable_account() -> Self {
+        let scene = Self::new().await;
+        let Self {
+            rig, vault, dir, ..
+        } = scene;
+        vault.stop().await;
+        let tokens = dir.join("vault/tokens/tokens");
+        let mut lines = std::fs::read_to_string(&tokens).expect("a token file");
+        let hash = mailtee::message::K1(sha2::Sha256::digest("both").into());
+        lines += &format!("both read,write {hash}\n");
+        std::fs::write(&tokens, lines).expect("written");
+        std::fs::write(dir.join("token"), "both").expect("written");
+        let vault = Running::start(&dir.join("vault")).await;
+        let faulty = Faulty::before(&vault).await;
+        let store = open(&rig, &faulty, &dir);
+        Self {
+            rig,
+            faulty,
+            vault,
+            store,
+            dir,
+        }
+    }
+
     fn start(&mut self) {
         self.rig.start(self.store.clone());
     }
 
     /// How often each content is in the vault.
     async fn copies(&self) -> BTreeMap<Vec<u8>, usize> {
-        let all = json!({"sort": [{"property": "receivedAt"}], "limit": 1000});
+        self.copies_of(json!({"limit": 1000})).await
+    }
+
+    async fn copies_of(&self, query: Value) -> BTreeMap<Vec<u8>, usize> {
         let reader = &self.vault.read;
-        let ids = self.vault.call(reader, "Email/query", all).await["ids"].take();
+        let ids = self.vault.call(reader, "Email/query", query).await["ids"].take();
         let wanted = json!({"ids": ids, "properties": ["blobId"]});
         let emails = self.vault.call(reader, "Email/get", wanted).await["list"].take();
         let mut copies = BTreeMap::new();
@@ -75,6 +104,20 @@ impl Scene {
             *copies.entry(bytes.to_vec()).or_default() += 1;
         }
         copies
+    }
+
+    /// How often each content is in a mailbox.
+    async fn copies_in(&self, name: &str) -> BTreeMap<Vec<u8>, usize> {
+        let reader = &self.vault.read;
+        let all = self
+            .vault
+            .call(reader, "Mailbox/get", json!({"ids": null}))
+            .await;
+        let mailboxes = all["list"].as_array().expect("a list");
+        let found = mailboxes.iter().find(|m| m["name"] == name);
+        let id = &found.unwrap_or_else(|| panic!("no mailbox {name}: {all}"))["id"];
+        self.copies_of(json!({"filter": {"inMailbox": id}, "limit": 1000}))
+            .await
     }
 
     async fn sightings(&self) -> u64 {
@@ -387,6 +430,48 @@ async fn a_copy_that_is_gone_is_found_by_verify_and_sent_again() {
     scene.rig.dedup.flush().await;
     let summary = verify(&scene.rig.dedup, TARGET, &*store, |f| panic!("{f:?}")).await;
     assert_eq!(summary.expect("the target answers").checked, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_keeps_no_sightings_gets_each_as_one_mail() {
+    let trace = b"Received: from elsewhere; Mon, 1 Jun 2026 10:00:00 +0000\r\n";
+    for hidden in [&[shapes::SIGHTINGS][..], &[shapes::SIGHTINGS, shapes::BLOB]] {
+        let mut scene = Scene::with_readable_account().await;
+        scene.faulty.hide(hidden);
+        // At the upload, the import, the upload of the sightings, their import.
+        for _ in 0..4 {
+            scene
+                .faulty
+                .script([Fault::ReplyLost, Fault::Status(503, None)]);
+        }
+        let mut sent: Vec<_> = (0..60).map(|n| Mail::varied(11, n).bytes).collect();
+        sent.push(Mail::sized(60, 1 << 20).bytes);
+        let mut ids = Vec::new();
+        for bytes in &sent {
+            ids.push(scene.rig.capture(bytes, "u@example.org").await);
+        }
+        for bytes in &sent[..5] {
+            ids.push(scene.rig.capture(bytes, "again@example.org").await);
+            let traced = [&trace[..], bytes].concat();
+            ids.push(scene.rig.capture(&traced, "traced@example.org").await);
+        }
+        scene.start();
+        scene.rig.forwarded(DEADLINE).await;
+        scene.rig.stop().await;
+        assert!(scene.copies_in("Inbox").await == once(&sent));
+        assert_eq!(
+            (scene.rig.count("stored"), scene.rig.count("duplicate")),
+            (61, 10)
+        );
+        let mails = scene.copies_in("sightings").await;
+        assert_eq!(mails.len(), ids.len());
+        for id in ids {
+            let subject = format!("Subject: Sighting {id}\r\n");
+            let finder = memchr::memmem::Finder::new(&subject);
+            let of_id = mails.keys().filter(|mail| finder.find(mail).is_some());
+            assert_eq!(of_id.count(), 1, "{id}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -48,6 +48,7 @@ type Poison = Arc<dyn Fn(&[u8]) -> Option<Fault> + Send + Sync>;
 struct Script {
     next: Mutex<VecDeque<Fault>>,
     poison: Mutex<Option<Poison>>,
+    hidden: Mutex<Vec<&'static str>>,
     posts: AtomicU64,
     client: reqwest::Client,
     vault: String,
@@ -66,6 +67,7 @@ impl Faulty {
             script: Arc::new(Script {
                 next: Mutex::default(),
                 poison: Mutex::default(),
+                hidden: Mutex::default(),
                 posts: AtomicU64::new(0),
                 client: vault.client.clone(),
                 vault: vault.base.clone(),
@@ -94,6 +96,11 @@ impl Faulty {
     /// Requests whose body this function picks meet what it says, always.
     pub(crate) fn poison(&self, picks: impl Fn(&[u8]) -> Option<Fault> + Send + Sync + 'static) {
         *self.script.poison.lock() = Some(Arc::new(picks));
+    }
+
+    /// The session announces these capabilities no more: what is left is a JMAP server like others.
+    pub(crate) fn hide(&self, capabilities: &[&'static str]) {
+        *self.script.hidden.lock() = capabilities.to_vec();
     }
 
     /// API requests and uploads so far.
@@ -216,7 +223,10 @@ impl Script {
         let status = answer.status();
         let mut body = answer.bytes().await.map_err(io::Error::other)?;
         if path == "/.well-known/jmap" {
-            let session = String::from_utf8_lossy(&body).replace(&self.vault, "");
+            let mut session = String::from_utf8_lossy(&body).replace(&self.vault, "");
+            for capability in self.hidden.lock().iter() {
+                session = session.replace(capability, "urn:hidden");
+            }
             body = session.into_bytes().into();
         }
         Response::builder()

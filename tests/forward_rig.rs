@@ -8,7 +8,7 @@ use std::{
 use mailtee::{
     dedup::{self, Dedup},
     forward::{Decide, Options, Policy, Worker},
-    journal::{self, Journal, Queue},
+    journal::{self, Filter, Journal, Listed, Queue},
     message::{
         Acceptance, CaptureId, Client, Envelope, Fingerprinter, Origin, Protocol, Recipient,
         Sighting, UnixMillis,
@@ -159,7 +159,21 @@ impl Rig {
     pub(crate) async fn forwarded(&self, deadline: Duration) {
         self.caught_up().await;
         let queue = self.queue();
-        until(deadline, "all is forwarded", || queue.waiting() == 0).await;
+        let end = Instant::now() + deadline;
+        while queue.waiting() > 0 {
+            assert!(Instant::now() < end, "not forwarded: {:#?}", self.waiting());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Some of those that wait, and why.
+    fn waiting(&self) -> Vec<Listed> {
+        let filter = Filter {
+            target: Some(TARGET.into()),
+            state: None,
+        };
+        let page = self.journal.view().list(&filter, None, 3);
+        page.expect("a readable journal").captures
     }
 
     /// A counter of `forwarded_messages_total`.

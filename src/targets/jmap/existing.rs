@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 use serde_json::{Value, json};
 
 use super::{
@@ -199,7 +199,8 @@ impl Jmap {
             }
             let body = self.call(server, calls).await?;
             let answers = Answers::parse(&body)?;
-            for (message, (_, fetch)) in some.iter().zip(&ids) {
+            for (message, (query, fetch)) in some.iter().zip(&ids) {
+                answers.take::<IgnoredAny>(query)?;
                 let candidates = answers.take::<EmailList>(fetch)?.list;
                 let mut same = None;
                 for email in &candidates {

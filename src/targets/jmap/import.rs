@@ -1,8 +1,7 @@
 //! Uploads and `Email/import` of many messages (RFC 8621 section 4.8), for servers that take each for itself.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use futures_util::{StreamExt, stream};
 use serde_json::json;
 
 use super::{
@@ -47,7 +46,7 @@ impl Jmap {
                 .iter()
                 .map(|&i| (i, wanted[i].body.clone()))
                 .collect();
-            for (index, uploaded) in self.upload_all(&known.server, bodies).await {
+            for (index, uploaded) in self.upload_bodies(&known.server, bodies).await {
                 match uploaded {
                     Ok(blob) => drop(blobs.insert(index, blob)),
                     Err(refusal) => results[index] = Some(Err(refusal)),
@@ -75,32 +74,6 @@ impl Jmap {
             .into_iter()
             .map(|result| result.unwrap_or_else(silent))
             .collect()
-    }
-
-    /// Uploads as many at once as the server allows. When the server stops taking anything, so does this: those not yet
-    /// tried share the answer.
-    pub(super) async fn upload_all(
-        &self,
-        server: &Server,
-        bodies: Vec<(usize, Body)>,
-    ) -> Vec<(usize, Result<String, Refusal>)> {
-        let at_once = server.uploads.available_permits().max(1);
-        let mut not_tried: BTreeSet<usize> = bodies.iter().map(|(index, _)| *index).collect();
-        let mut uploading = stream::iter(bodies)
-            .map(|(index, body)| async move { (index, self.upload(server, &body).await) })
-            .buffer_unordered(at_once);
-        let mut uploaded = Vec::new();
-        while let Some((index, result)) = uploading.next().await {
-            let stopped = result.as_ref().err().filter(|e| e.is_of_target()).cloned();
-            uploaded.push((index, result));
-            not_tried.remove(&index);
-            if let Some(refusal) = stopped {
-                let shared = not_tried.iter().map(|&i| (i, Err(refusal.clone())));
-                uploaded.extend(shared);
-                break;
-            }
-        }
-        uploaded
     }
 
     /// Looks before it adds: an attempt whose answer was lost may have brought it, and not every server knows bytes again.

@@ -28,13 +28,20 @@ impl Json {
     }
 
     /// The inside of a JSON string: base64 needs no escapes.
-    pub(super) fn base64(&mut self, bytes: &[u8]) -> &mut Self {
+    fn base64(&mut self, bytes: &[u8]) -> &mut Self {
         let start = self.0.len();
         self.0.resize(start + base64_bytes(bytes.len()), 0);
         STANDARD
             .encode_slice(bytes, &mut self.0[start..])
             .expect("the room was made to measure");
         self
+    }
+
+    /// The value of a creation in `Blob/upload` (RFC 9404 section 4.1).
+    pub(super) fn blob(&mut self, bytes: &[u8]) -> &mut Self {
+        self.raw(r#"{"type":"message/rfc822","data":[{"data:asBase64":""#)
+            .base64(bytes)
+            .raw(r#""}]}"#)
     }
 
     pub(super) fn comma_unless(&mut self, first: bool) -> &mut Self {

@@ -8,6 +8,7 @@
 //! It never decides when to try again, and keeps nothing about messages.
 
 mod api;
+mod blobs;
 mod existing;
 mod halving;
 mod import;

@@ -24,8 +24,6 @@ use crate::{
     targets::{Content, Outgoing, Receipt},
 };
 
-/// Larger content is uploaded on its own: base64 costs a third more and is held in memory.
-const INLINE_BYTES_MAX: u64 = 256 * 1024;
 /// Room for an item's envelope and sighting beside its content; only splits requests, never cuts them.
 const ITEM_BYTES: u64 = 4 * 1024;
 /// First, again beside a copy that turned out to be there, again with bytes that turned out to be gone.
@@ -159,10 +157,7 @@ impl Jmap {
         results: &mut [Option<Result<Receipt, Refusal>>],
     ) -> Vec<Item<'a>> {
         let server = &known.server;
-        let blob_bytes_max = server.blob.and_then(|b| b.max_size_blob_set);
-        let inline_max = INLINE_BYTES_MAX
-            .min(blob_bytes_max.unwrap_or(u64::MAX))
-            .min(server.limits.max_size_request / 2);
+        let inline_max = server.inline_bytes_max().unwrap_or(0);
         let goes_apart = |item: &Item<'_>| match (&item.body, &item.blob) {
             (Some(Body::Small(bytes)), None) => bytes.len() as u64 > inline_max,
             (Some(Body::Large(_)), None) => true,
@@ -173,7 +168,7 @@ impl Jmap {
             .iter()
             .filter_map(|item| Some((item.index, item.body.clone()?)))
             .collect();
-        let uploaded = self.upload_all(server, bodies).await;
+        let uploaded = self.upload_apart(server, bodies).await;
         let mut uploaded: BTreeMap<_, _> = uploaded.into_iter().collect();
         for mut item in large {
             match uploaded.remove(&item.index) {
@@ -249,8 +244,7 @@ fn request(known: &Known, options: &super::Options, chunk: &[Item<'_>]) -> bytes
             if let Some(bytes) = item.inline() {
                 json.comma_unless(std::mem::take(&mut first));
                 json.raw(r#""b"#).number(place);
-                json.raw(r#"":{"type":"message/rfc822","data":[{"data:asBase64":""#);
-                json.base64(bytes).raw(r#""}]}"#);
+                json.raw(r#"":"#).blob(bytes);
             }
         }
         json.raw(r#"}},"b"],"#);
