@@ -175,7 +175,7 @@ pub(super) struct Body {
 #[derive(Debug, Default)]
 struct Deviations {
     bytes: u64,
-    bare_lf: Option<Box<Hasher>>,
+    bare_lf: Option<Box<Gathered>>,
     after_cr: bool,
 }
 
@@ -257,22 +257,27 @@ impl Deviations {
     fn note(&mut self, bytes: &[u8]) -> bool {
         let first = bytes.first() == Some(&b'\n') && !self.after_cr;
         // Without a branch, so that the compiler compares many bytes at a time.
-        let later = bytes
-            .iter()
-            .zip(bytes.iter().skip(1))
-            .fold(0, |found, (before, byte)| {
-                found | (u8::from(*byte == b'\n') & u8::from(*before != b'\r'))
-            });
+        let (before, after) = (bytes.split_last(), bytes.split_first());
+        let later = match (before, after) {
+            (Some((_, before)), Some((_, after))) => {
+                before.iter().zip(after).fold(0, |found, (before, byte)| {
+                    found | (u8::from(*byte == b'\n') & u8::from(*before != b'\r'))
+                })
+            }
+            _ => 0,
+        };
         let found = first || later != 0;
         if found {
-            let hasher = self.bare_lf.get_or_insert_default();
+            let offsets = self
+                .bare_lf
+                .get_or_insert_with(|| Box::new(Gathered::new()));
             for at in memchr::memchr_iter(b'\n', bytes) {
                 let after_cr = match at {
                     0 => self.after_cr,
                     _ => bytes[at - 1] == b'\r',
                 };
                 if !after_cr {
-                    hasher.update(&(self.bytes + at as u64).to_le_bytes());
+                    offsets.put(&(self.bytes + at as u64).to_le_bytes());
                 }
             }
         }
@@ -282,9 +287,12 @@ impl Deviations {
     }
 
     fn finish(self) -> [u8; 32] {
-        let mut hasher = *self.bare_lf.unwrap_or_default();
+        let mut offsets = match self.bare_lf {
+            Some(offsets) => *offsets,
+            None => Gathered::new(),
+        };
         // The length is the last of the numbers, so list and length are told apart.
-        hasher.update(&self.bytes.to_le_bytes());
-        *hasher.finalize().as_bytes()
+        offsets.put(&self.bytes.to_le_bytes());
+        offsets.finish()
     }
 }

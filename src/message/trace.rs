@@ -5,6 +5,8 @@
 //! field is the message. A wrong entry costs little either way: too few, and one message is kept as two; too many, and
 //! two copies count as one message whose bytes are still both kept (see [`super::difference`]).
 
+use std::sync::LazyLock;
+
 /// Field names and why each is a trace; a name that ends in `*` stands for every name with that beginning. Compared
 /// without regard to case. Names of one reason stand together.
 pub const TRACE_HEADERS: &[(&str, &str)] = &[
@@ -116,10 +118,9 @@ pub const TRACE_HEADERS: &[(&str, &str)] = &[
     ("X-IncomingTopHeaderMarker", "Outlook.com: transport"),
     ("X-IncomingHeaderCount", "Outlook.com: transport"),
     // Gmail and other large receivers
-    ("X-Gm-Message-State", "Gmail: transport"),
     ("X-Google-Smtp-Source", "Gmail: transport"),
     ("X-Gmail-*", "Gmail: labels and fetch notes"),
-    ("X-GM-*", "Gmail: export of a mailbox"),
+    ("X-GM-*", "Gmail: transport, export of a mailbox"),
     ("X-Yandex-*", "Yandex: transport and filter"),
     ("X-Cyrus-Session-Id", "Cyrus: delivery"),
     // sorting and mailbox state
@@ -142,16 +143,52 @@ pub const TRACE_HEADERS: &[(&str, &str)] = &[
     ("X-getmail-*", "getmail: where it came from"),
 ];
 
+/// [`TRACE_HEADERS`] in lower case and in order: this is asked for every field of every message.
+static SORTED: LazyLock<Vec<Pattern>> = LazyLock::new(|| {
+    let pattern = |(name, _): &(&str, &str)| {
+        let lower = name.to_ascii_lowercase();
+        match lower.strip_suffix('*') {
+            Some(beginning) => Pattern {
+                text: beginning.as_bytes().into(),
+                open: true,
+            },
+            None => Pattern {
+                text: lower.into_bytes().into(),
+                open: false,
+            },
+        }
+    };
+    let mut sorted: Vec<Pattern> = TRACE_HEADERS.iter().map(pattern).collect();
+    sorted.sort();
+    sorted
+});
+
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Pattern {
+    text: Box<[u8]>,
+    /// Any name that begins so.
+    open: bool,
+}
+
+/// No pattern is longer.
+const PATTERN_BYTES_MAX: usize = 40;
+
 /// Whether a field of this name is a trace.
 pub fn is_trace(name: &[u8]) -> bool {
-    TRACE_HEADERS
-        .iter()
-        .any(|(pattern, _)| match pattern.as_bytes() {
-            [beginning @ .., b'*'] => name
-                .get(..beginning.len())
-                .is_some_and(|start| start.eq_ignore_ascii_case(beginning)),
-            whole => name.eq_ignore_ascii_case(whole),
-        })
+    let mut buffer = [0; PATTERN_BYTES_MAX + 1];
+    let known = name.len().min(buffer.len());
+    let lower = &mut buffer[..known];
+    lower.copy_from_slice(&name[..known]);
+    lower.make_ascii_lowercase();
+    // What begins a name sorts before it, and nothing of another beginning sorts between the two.
+    let after = SORTED.partition_point(|pattern| *pattern.text <= *lower);
+    let Some(pattern) = after.checked_sub(1).map(|at| &SORTED[at]) else {
+        return false;
+    };
+    match pattern.open {
+        true => lower.starts_with(&pattern.text),
+        false => *pattern.text == *lower,
+    }
 }
 
 #[cfg(test)]
@@ -172,6 +209,33 @@ mod tests {
         for name in ["", "x-spa", "receive", "receivedx", "arc", "x-sieved"] {
             assert!(!is_trace(name.as_bytes()), "{name}");
         }
+    }
+
+    /// The look-up leans on it: no pattern begins with an open one.
+    #[test]
+    fn no_entry_is_within_another() {
+        for open in SORTED.iter().filter(|pattern| pattern.open) {
+            let within = |other: &&Pattern| other.text.starts_with(&open.text);
+            let found: Vec<_> = SORTED.iter().filter(within).collect();
+            assert_eq!(found, [open]);
+        }
+        assert!(SORTED.iter().all(|p| p.text.len() <= PATTERN_BYTES_MAX));
+    }
+
+    #[test]
+    fn every_entry_is_found_and_its_neighbours_are_not() {
+        for (name, _) in TRACE_HEADERS {
+            let bare = name.trim_end_matches('*');
+            assert!(is_trace(bare.as_bytes()), "{name}");
+            assert!(is_trace(bare.to_uppercase().as_bytes()), "{name}");
+            assert_eq!(
+                is_trace(format!("{bare}zz").as_bytes()),
+                name.ends_with('*'),
+                "{name}"
+            );
+        }
+        assert!(is_trace(format!("ARC-{}", "x".repeat(300)).as_bytes()));
+        assert!(!is_trace(&[b'a'; 300]));
     }
 
     #[test]
