@@ -234,17 +234,16 @@ fn row(what: &str, times: u64, took: Duration) {
     );
 }
 
-/// The shortest mean of several rounds: the machine has other things to do.
+/// The shortest of many runs: the machine has other things to do, but not always.
 fn each(mut run: impl FnMut()) -> Duration {
-    let round = |run: &mut dyn FnMut()| {
-        let (begin, mut times) = (Instant::now(), 0);
-        while begin.elapsed() < Duration::from_millis(100) {
-            (0..16).for_each(|_| run());
-            times += 16;
-        }
-        begin.elapsed() / times
-    };
-    (0..5).map(|_| round(&mut run)).min().unwrap_or_default()
+    let begin = Instant::now();
+    let mut shortest = Duration::MAX;
+    while begin.elapsed() < Duration::from_secs(1) {
+        let one = Instant::now();
+        run();
+        shortest = shortest.min(one.elapsed());
+    }
+    shortest
 }
 
 fn resident_bytes() -> u64 {

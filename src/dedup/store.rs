@@ -1,9 +1,9 @@
-//! The map on disk: a fjall database with two keyspaces.
+//! The map on disk: a fjall database with one keyspace.
 //!
 //! ```text
-//! copies    key    target number (4, big-endian)  K2 (its first 16 bytes)
+//! a copy    key    target number (4, big-endian, from 1)  K2 (its first 16 bytes)
 //!           value  K1 (32)  Core (32)  first capture (16)  the target's id (the rest, UTF-8)
-//! targets   key    name                  value  number (4, big-endian); numbers are never given twice
+//! a target  key    0 (4)  name          value  number (4, big-endian); numbers are never given twice
 //! ```
 //!
 //! A database that cannot be opened because its content is wrong is set aside beside itself, whole, and an empty one
@@ -23,6 +23,12 @@ use super::{DedupError, StoredCopy, filter::Digest};
 use crate::message::{CaptureId, K1, K2, fingerprint::Core};
 
 const KEY_BYTES: usize = 20;
+
+/// The prefix of target names, where copies have a target's number.
+const NAMES: [u8; 4] = [0; 4];
+
+/// What may have to be read again when the map is opened after a kill; as little as the database can be told.
+const JOURNALS_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// A message at a target.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -56,8 +62,7 @@ impl Key {
 
 pub(super) struct Store {
     database: Database,
-    copies: Keyspace,
-    targets: Keyspace,
+    map: Keyspace,
 }
 
 /// Memory that the database may take, apart from the filter.
@@ -103,12 +108,12 @@ impl Store {
             let database = Database::builder(dir)
                 .cache_size(memory.cache_bytes)
                 .worker_threads(1)
+                .max_journaling_size(JOURNALS_BYTES_MAX)
                 .open()?;
             let options =
                 || KeyspaceCreateOptions::default().max_memtable_size(memory.write_buffer_bytes);
             Ok(Self {
-                copies: database.keyspace("copies", options)?,
-                targets: database.keyspace("targets", options)?,
+                map: database.keyspace("map", options)?,
                 database,
             })
         }))
@@ -118,9 +123,10 @@ impl Store {
     pub(super) fn targets(&self) -> Result<HashMap<String, u32>, DedupError> {
         let wrong = |e: fjall::Error| unreadable("read the targets", &e);
         let mut targets = HashMap::new();
-        for row in self.targets.iter() {
-            let (name, number) = row.into_inner().map_err(wrong)?;
-            if let (Ok(name), Ok(number)) = (std::str::from_utf8(&name), (&*number).try_into()) {
+        for row in self.map.prefix(NAMES) {
+            let (key, number) = row.into_inner().map_err(wrong)?;
+            let name = std::str::from_utf8(&key[NAMES.len()..]);
+            if let (Ok(name), Ok(number)) = (name, (&*number).try_into()) {
                 targets.insert(name.to_owned(), u32::from_be_bytes(number));
             }
         }
@@ -128,7 +134,7 @@ impl Store {
     }
 
     pub(super) fn copy(&self, key: &Key) -> Result<Option<StoredCopy>, DedupError> {
-        match self.copies.get(key.0) {
+        match self.map.get(key.0) {
             Ok(None) => Ok(None),
             Ok(Some(value)) => decode(&value).map(Some),
             Err(error) => Err(unreadable("look up", &error)),
@@ -136,12 +142,13 @@ impl Store {
     }
 
     pub(super) fn contains(&self, key: &Key) -> bool {
-        self.copies.contains_key(key.0).unwrap_or(false)
+        self.map.contains_key(key.0).unwrap_or(false)
     }
 
-    /// Every key of a snapshot taken now.
+    /// Every copy's key, of a snapshot taken now.
     pub(super) fn keys(&self) -> impl Iterator<Item = Result<Key, DedupError>> + Send + use<> {
-        self.copies.iter().filter_map(|row| match row.key() {
+        let copies = 1u32.to_be_bytes()..;
+        self.map.range(copies).filter_map(|row| match row.key() {
             Ok(key) => (&*key).try_into().ok().map(|key| Ok(Key(key))),
             Err(error) => Some(Err(unreadable("read the keys", &error))),
         })
@@ -149,7 +156,7 @@ impl Store {
 
     /// The keys of one target.
     pub(super) fn keys_of(&self, target: u32) -> impl Iterator<Item = Key> + use<> {
-        self.copies
+        self.map
             .prefix(target.to_be_bytes())
             .filter_map(|row| Some(Key((&*row.key().ok()?).try_into().ok()?)))
     }
@@ -159,7 +166,7 @@ impl Store {
         &self,
         target: u32,
     ) -> impl Iterator<Item = Result<StoredCopy, DedupError>> + Send + use<> {
-        self.copies
+        self.map
             .prefix(target.to_be_bytes())
             .map(|row| match row.value() {
                 Ok(value) => decode(&value),
@@ -175,10 +182,11 @@ impl Store {
             .durability(Some(PersistMode::SyncData));
         for change in changes {
             match change {
-                Change::Put(key, value) => batch.insert(&self.copies, key.0, value),
-                Change::Remove(key) => batch.remove(&self.copies, key.0),
+                Change::Put(key, value) => batch.insert(&self.map, key.0, value),
+                Change::Remove(key) => batch.remove(&self.map, key.0),
                 Change::Target(name, number) => {
-                    batch.insert(&self.targets, name, number.to_be_bytes())
+                    let key = [&NAMES, name.as_bytes()].concat();
+                    batch.insert(&self.map, key, number.to_be_bytes());
                 }
             }
         }
@@ -187,7 +195,7 @@ impl Store {
 
     /// About how many entries there are.
     pub(super) fn entries_about(&self) -> usize {
-        self.copies.approximate_len()
+        self.map.approximate_len()
     }
 
     /// Bytes on disk.
