@@ -26,8 +26,12 @@ impl Relay {
             self.discard_chunk(size, last);
             return true;
         }
-        if self.transaction.chunks.is_none() {
-            self.transaction.chunks = Some(ChunkDecoder::default());
+        if self.content.chunks.is_none() {
+            self.content = Content {
+                chunks: Some(ChunkDecoder::default()),
+                binary: self.binary,
+                ..Content::default()
+            };
             self.suspended = true;
             self.steps.push_back(Step::BeginCopy);
         }
@@ -72,7 +76,7 @@ impl Relay {
         let taken = usize::try_from(chunk.remaining).map_or(bytes.len(), |n| n.min(bytes.len()));
         chunk.remaining -= taken as u64;
         let (ends, last) = (chunk.remaining == 0, chunk.last);
-        if chunk.refused.is_none() && self.transaction.spoiled.is_none() {
+        if chunk.refused.is_none() && self.content.spoiled.is_none() {
             self.pass_chunk(&bytes[..taken], ends, last);
         }
         if ends {
@@ -83,11 +87,11 @@ impl Relay {
 
     fn pass_chunk(&mut self, piece: &[u8], ends: bool, last: bool) {
         let from = self.copy.len();
-        let transaction = &mut self.transaction;
-        let decoded = match &mut transaction.chunks {
-            Some(decoder) if !transaction.binary => {
+        let content = &mut self.content;
+        let decoded = match &mut content.chunks {
+            Some(decoder) if !content.binary => {
                 let decoded = decoder.decode(piece, ends, ends && last, &mut self.copy);
-                transaction.replaced = decoder.saw_bare();
+                content.replaced = decoder.saw_bare();
                 decoded
             }
             _ => {
@@ -95,7 +99,7 @@ impl Relay {
                 Ok(())
             }
         };
-        transaction.bytes += (self.copy.len() - from) as u64;
+        content.bytes += (self.copy.len() - from) as u64;
         if decoded.is_err() {
             return self.spoil(Failure::BareLineEnd, None);
         }
@@ -107,10 +111,10 @@ impl Relay {
             }
             _ => self.to_upstream.extend_from_slice(passed),
         }
-        if !self.transaction.copying {
+        if !self.content.copying {
             self.copy.truncate(from);
         }
-        self.judge_content(self.transaction.replaced);
+        self.judge_content(self.content.replaced);
     }
 
     fn end_chunk(&mut self) {
@@ -120,7 +124,7 @@ impl Relay {
         if let Some(reply) = chunk.refused {
             return self.answer(reply);
         }
-        if let Some(reply) = self.transaction.spoiled.take() {
+        if let Some(reply) = self.content.spoiled.take() {
             let replies = self.transaction.replies(self.rules.dialect);
             let replies = if chunk.last { replies } else { 1 };
             // The chunk's own reply is `reply`.
@@ -141,12 +145,12 @@ impl Relay {
         }
         self.barrier = Barrier::None;
         let transaction = &self.transaction;
-        let wanted = transaction.open && transaction.accepted > 0 && !transaction.chunk_refused;
+        let wanted = transaction.open && transaction.accepted > 0 && !self.content.chunk_refused;
         let replies = transaction.replies(self.rules.dialect);
         if let Some(Awaited::LastChunk(n)) = self.awaited.front_mut() {
             *n = replies;
         }
-        if transaction.copying && wanted {
+        if self.content.copying && wanted {
             if !self.rules.hold_end {
                 self.pass_end();
             }
@@ -154,10 +158,10 @@ impl Relay {
             self.steps.push_back(Step::EndCopy);
             return;
         }
-        if transaction.copying {
-            self.transaction.copying = false;
+        if self.content.copying {
             self.steps.push_back(Step::DropCopy("rejected"));
         }
         self.pass_end();
+        self.content = Content::default();
     }
 }

@@ -123,7 +123,7 @@ impl Relay {
         match command.verb {
             Verb::Quit => {
                 self.to_client.extend_from_slice(b"221 2.0.0 Bye\r\n");
-                self.closing = true;
+                self.close();
             }
             Verb::Noop | Verb::Rset => self.to_client.extend_from_slice(b"250 2.0.0 Ok\r\n"),
             Verb::Bdat => match command.chunk() {
@@ -133,7 +133,7 @@ impl Relay {
             _ => {
                 let reply = Failure::UpstreamLost.with_id(None);
                 self.to_client.extend_from_slice(reply.as_bytes());
-                self.closing = true;
+                self.close();
             }
         }
     }
@@ -147,6 +147,7 @@ impl Relay {
                     _ => "SMTP",
                 };
                 let name = WireText::from(command.argument);
+                self.may_void_chunks();
                 self.pass(line, Awaited::Hello { name, verb });
             }
             Verb::Mail => return self.mail(line, command),
@@ -169,7 +170,10 @@ impl Relay {
                 self.barrier = Barrier::Replies;
             }
             Verb::Bdat => return self.begin_chunk(line, command),
-            Verb::Rset => self.pass(line, Awaited::Rset),
+            Verb::Rset => {
+                self.may_void_chunks();
+                self.pass(line, Awaited::Rset);
+            }
             Verb::StartTls => return self.starttls(behind),
             Verb::Auth => {
                 self.auth = Some(AuthWatch::begin(command.argument));
@@ -220,16 +224,24 @@ impl Relay {
             return false;
         }
         self.named = 0;
-        let binary = path
+        self.may_void_chunks();
+        self.binary = path
             .parameter(b"BODY")
             .is_some_and(|body| body.eq_ignore_ascii_case(b"BINARYMIME"));
         let sender = Sender {
             address: path.address.into(),
             parameters: path.parameters.into(),
-            binary,
         };
         self.pass(line, Awaited::Mail(Box::new(sender)));
         true
+    }
+
+    /// The command may end a transaction whose chunks have begun: what comes next depends on its reply.
+    fn may_void_chunks(&mut self) {
+        if self.content.chunks.is_some() {
+            self.chunks_void_if_done = true;
+            self.barrier = Barrier::Replies;
+        }
     }
 
     /// Before MAIL, XFORWARD with what we know of the client, where that is asked for and can be taken. False: wait for
@@ -273,7 +285,8 @@ impl Relay {
             self.barrier = Barrier::Replies;
             return false;
         }
-        if self.transaction.open || self.client.login.is_some() {
+        let in_message = self.transaction.open || self.content.chunks.is_some();
+        if in_message || self.client.login.is_some() {
             self.refuse(Failure::StarttlsTooLate);
             return true;
         }
@@ -298,7 +311,7 @@ impl Relay {
             self.trusted = false;
         }
         self.forwarded = None;
-        self.transaction.reset();
+        self.transaction = Transaction::default();
         self.next_hop = NextHop::default();
     }
 }

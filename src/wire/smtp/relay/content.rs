@@ -21,10 +21,12 @@ impl Relay {
     pub(super) fn begin_data(&mut self, reply: &[u8]) {
         if self.transaction.accepted == 0 {
             // Nobody will get it, so there is nothing to copy; the client may only end it (RFC 2920 section 3.1).
+            self.drop_content();
             self.to_client.extend_from_slice(reply);
             self.input = Input::Data(Box::default());
             return;
         }
+        self.drop_content();
         self.held_reply = reply.to_vec();
         self.suspended = true;
         self.steps.push_back(Step::BeginCopy);
@@ -33,9 +35,9 @@ impl Relay {
     /// The answer to [`Step::BeginCopy`].
     pub fn copy_begun(&mut self, copied: Copied) {
         self.suspended = false;
-        let by_chunks = self.transaction.chunks.is_some();
+        let by_chunks = self.content.chunks.is_some();
         match copied {
-            Copied::Safe { .. } => self.transaction.copying = true,
+            Copied::Safe { .. } => self.content.copying = true,
             Copied::Gap | Copied::Unwanted => {}
             Copied::Failed { id } if by_chunks => {
                 return self.spoil(Failure::CaptureFailed, Some(&id));
@@ -67,13 +69,13 @@ impl Relay {
         let from = self.copy.len();
         let decoded = decoder.decode(bytes, &mut self.copy);
         let bare = decoder.saw_bare();
-        self.transaction.bytes += (self.copy.len() - from) as u64;
-        if self.transaction.spoiled.is_none() {
+        self.content.bytes += (self.copy.len() - from) as u64;
+        if self.content.spoiled.is_none() {
             stuffer.stuff(&self.copy[from..], &mut self.to_upstream);
-            self.transaction.replaced = bare;
+            self.content.replaced = bare;
             self.judge_content(bare);
         }
-        if !self.transaction.copying {
+        if !self.content.copying {
             self.copy.truncate(from);
         }
         if decoded.ended {
@@ -88,7 +90,7 @@ impl Relay {
         let limit = self.rules.message_bytes_max;
         if bare && self.rules.role == Role::Proxy {
             self.spoil(Failure::BareLineEnd, None);
-        } else if limit > 0 && self.transaction.bytes > limit {
+        } else if limit > 0 && self.content.bytes > limit {
             self.spoil(Failure::MessageTooLarge, None);
         }
     }
@@ -111,8 +113,8 @@ impl Relay {
     }
 
     fn spoil_as(&mut self, reply: Vec<u8>, outcome: &'static str) {
-        self.transaction.spoiled = Some(reply);
-        self.transaction.copying = false;
+        self.content.spoiled = Some(reply);
+        self.content.copying = false;
         self.copy.clear();
         self.steps.push_back(Step::DropCopy(outcome));
         self.drop_upstream();
@@ -121,11 +123,11 @@ impl Relay {
     /// The shell could not write to the copy. True where the message passes all the same.
     pub fn copy_failed(&mut self, copied: Copied) {
         match copied {
-            Copied::Failed { id } if self.transaction.spoiled.is_none() => {
+            Copied::Failed { id } if self.content.spoiled.is_none() => {
                 self.spoil(Failure::CaptureFailed, Some(&id));
             }
             _ => {
-                self.transaction.copying = false;
+                self.content.copying = false;
                 self.copy.clear();
             }
         }
@@ -134,13 +136,14 @@ impl Relay {
     /// All of DATA's content is here, and none of its end has been passed on.
     fn content_complete(&mut self) {
         let replies = self.transaction.replies(self.rules.dialect);
-        if let Some(reply) = self.transaction.spoiled.take() {
+        if let Some(reply) = self.content.spoiled.take() {
             self.say_spoiled(&reply, replies);
             return;
         }
         self.held_end.extend_from_slice(b".\r\n");
-        if !self.transaction.copying {
+        if !self.content.copying {
             self.pass_end();
+            self.content = Content::default();
             return;
         }
         if !self.rules.hold_end {
@@ -151,6 +154,7 @@ impl Relay {
     }
 
     pub(super) fn say_spoiled(&mut self, reply: &[u8], replies: usize) {
+        self.content = Content::default();
         let count = match self.rules.dialect {
             Dialect::Smtp => 1,
             Dialect::Lmtp => replies,
@@ -175,7 +179,7 @@ impl Relay {
     /// What is held of the end goes out, and the fate is awaited.
     pub(super) fn pass_end(&mut self) {
         self.to_upstream.append(&mut self.held_end);
-        if self.transaction.chunks.is_none() {
+        if self.content.chunks.is_none() {
             let replies = self.transaction.replies(self.rules.dialect);
             self.awaited.push_back(Awaited::Content(replies));
         }
@@ -183,34 +187,33 @@ impl Relay {
 
     /// The facts for the sighting, once, at [`Step::EndCopy`].
     pub fn take_ended(&mut self) -> Ended {
-        let transaction = &mut self.transaction;
         Ended {
-            envelope: std::mem::take(&mut transaction.envelope),
+            envelope: std::mem::take(&mut self.transaction.envelope),
             client: self.client().clone(),
-            replaced: self.transaction.replaced,
-            bytes: self.transaction.bytes,
+            replaced: self.content.replaced,
+            bytes: self.content.bytes,
         }
     }
 
     /// The answer to [`Step::EndCopy`].
     pub fn copy_ended(&mut self, copied: Copied) {
         self.suspended = false;
-        self.transaction.copying = false;
         match copied {
             Copied::Safe { reply } => {
                 self.own_reply = reply;
-                if !self.held_end.is_empty() {
-                    self.pass_end();
-                }
+                self.let_go();
             }
-            Copied::Gap => {
-                if !self.held_end.is_empty() {
-                    self.pass_end();
-                }
-            }
+            Copied::Gap => self.let_go(),
             Copied::Failed { id } => self.end_unheard(Failure::CaptureFailed, Some(&id)),
             Copied::Unwanted => self.end_unheard(Failure::UpstreamLostInMessage, None),
         }
+    }
+
+    fn let_go(&mut self) {
+        if !self.held_end.is_empty() {
+            self.pass_end();
+        }
+        self.content = Content::default();
     }
 
     /// The content was whole, but the next hop will not hear its end.

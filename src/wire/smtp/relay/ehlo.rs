@@ -6,7 +6,7 @@ use crate::wire::smtp::{command::decimal, reply::Multiline, xforward};
 impl Relay {
     /// A greeting command was taken: a new session for both sides (RFC 5321 section 4.1.4).
     pub(super) fn hello(&mut self, name: WireText, verb: &'static str, reply: &[u8]) {
-        self.transaction.reset();
+        self.transaction = Transaction::default();
         self.client.helo = Some(name);
         let protocol = match (verb, self.client.tls.is_some()) {
             ("ESMTP", true) => "ESMTPS",

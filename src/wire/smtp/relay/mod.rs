@@ -28,7 +28,7 @@ use super::{
     reply,
 };
 use crate::message::{Client, Envelope, TlsFacts, WireText};
-use transaction::Transaction;
+use transaction::{Content, Transaction};
 
 /// What the operator chose for a front end.
 #[derive(Clone, Debug)]
@@ -205,6 +205,11 @@ pub struct Relay {
 
     // transaction
     transaction: Transaction,
+    content: Content,
+    /// The latest MAIL command said BODY=BINARYMIME.
+    binary: bool,
+    /// A command that ends the transaction came in the middle of its chunks: if it is done, they are void.
+    chunks_void_if_done: bool,
     /// What XFORWARD said for this transaction, in the client's place.
     forwarded: Option<Box<Client>>,
     told_client: bool,
@@ -245,6 +250,9 @@ impl Relay {
             held_end: Vec::new(),
             auth: None,
             transaction: Transaction::default(),
+            content: Content::default(),
+            binary: false,
+            chunks_void_if_done: false,
             forwarded: None,
             told_client: false,
             named: 0,
@@ -283,7 +291,7 @@ impl Relay {
     pub fn awaits_fate(&self) -> bool {
         matches!(
             self.awaited.front(),
-            Some(Awaited::Content(_) | Awaited::LastChunk(_))
+            Some(Awaited::Content(_) | Awaited::LastChunk(1..))
         )
     }
 
@@ -292,6 +300,7 @@ impl Relay {
         self.awaited.is_empty()
             && !self.suspended
             && !self.transaction.open
+            && self.content.chunks.is_none()
             && matches!(self.input, Input::Commands)
     }
 
@@ -305,24 +314,37 @@ impl Relay {
         self.client_gone = true;
         match self.input {
             Input::Data(_) | Input::Chunk(_) => self.abandon(),
-            _ if self.awaited.is_empty() && !self.suspended => self.closing = true,
+            _ if self.awaited.is_empty() && !self.suspended => self.close(),
             _ => {}
         }
+    }
+
+    /// The session ends; chunks without a last one are no message.
+    fn close(&mut self) {
+        self.drop_content();
+        self.closing = true;
+    }
+
+    fn drop_content(&mut self) {
+        if self.content.copying {
+            self.copy.clear();
+            self.steps.push_back(Step::DropCopy("aborted"));
+        }
+        self.content = Content::default();
     }
 
     /// The client can no longer be written to. A message whose end the next hop has heard still gets its fate.
     pub fn client_lost(&mut self) {
         self.to_client.clear();
         self.client_ended();
-        if !self.awaits_fate() && !self.suspended {
-            self.closing = true;
+        if !self.awaits_fate() && !self.suspended && !self.closing {
+            self.close();
         }
     }
 
     fn abandon(&mut self) {
-        self.steps.push_back(Step::DropCopy("aborted"));
+        self.close();
         self.drop_upstream();
-        self.closing = true;
     }
 
     /// The connection to the next hop failed, ended or fell silent.
@@ -333,17 +355,17 @@ impl Relay {
         self.drop_upstream();
         let said_goodbye = self.last_code == 421 || self.last_code == 221;
         if said_goodbye && self.awaited.is_empty() {
-            self.closing = true;
-            return;
+            return self.close();
         }
         if let Input::Data(_) | Input::Chunk(_) = self.input {
-            if self.transaction.spoiled.is_none() {
+            if self.content.spoiled.is_none() {
                 self.spoil(Failure::UpstreamLostInMessage, None);
             }
             return;
         }
         self.steps.push_back(Step::Failed(failure));
-        if let Some(Awaited::Content(replies) | Awaited::LastChunk(replies)) = self.awaited.front()
+        if let Some(Awaited::Content(replies) | Awaited::LastChunk(replies @ 1..)) =
+            self.awaited.front()
         {
             for _ in 0..*replies {
                 let reply = Failure::UpstreamLostInMessage.with_id(None);
@@ -351,14 +373,11 @@ impl Relay {
             }
             self.steps.push_back(Step::Fate(Fate::Unknown));
         } else {
-            if !self.held_end.is_empty() || self.barrier == Barrier::LastChunk {
-                self.steps.push_back(Step::DropCopy("aborted"));
-            }
             self.to_client
                 .extend_from_slice(failure.with_id(None).as_bytes());
         }
         self.awaited.clear();
-        self.closing = true;
+        self.close();
     }
 
     /// Ends the session from our side: a limit was reached, or we shut down.
@@ -367,15 +386,13 @@ impl Relay {
             return;
         }
         self.steps.push_back(Step::Failed(failure));
-        match self.input {
-            Input::Data(_) | Input::Chunk(_) => self.steps.push_back(Step::DropCopy("aborted")),
-            _ if self.awaits_fate() => self.steps.push_back(Step::Fate(Fate::Unknown)),
-            _ => {}
+        if self.awaits_fate() {
+            self.steps.push_back(Step::Fate(Fate::Unknown));
         }
         self.drop_upstream();
         self.to_client
             .extend_from_slice(failure.with_id(None).as_bytes());
-        self.closing = true;
+        self.close();
     }
 
     /// After STARTTLS: the session begins anew (RFC 3207 section 4.2), on the next hop's side as well.
@@ -388,7 +405,7 @@ impl Relay {
         self.forwarded = None;
         self.to_upstream.extend_from_slice(b"RSET\r\n");
         self.awaited.push_back(Awaited::Ours);
-        self.transaction.reset();
+        self.transaction = Transaction::default();
     }
 
     fn drop_upstream(&mut self) {
@@ -422,6 +439,6 @@ impl Relay {
         self.awaited.clear();
         self.to_client
             .extend_from_slice(failure.with_id(None).as_bytes());
-        self.closing = true;
+        self.close();
     }
 }

@@ -86,9 +86,10 @@ impl Relay {
         let done = reply::is_success(code);
         match awaited {
             Awaited::Mail(sender) if done => {
-                self.transaction.reset();
-                self.transaction.open = true;
-                self.transaction.binary = sender.binary;
+                self.transaction = Transaction {
+                    open: true,
+                    ..Transaction::default()
+                };
                 self.transaction.envelope.sender = sender.address;
                 self.transaction.envelope.sender_parameters = sender.parameters;
             }
@@ -103,12 +104,12 @@ impl Relay {
                 }
             }
             Awaited::Data if code == 354 => self.begin_data(reply),
-            Awaited::Chunk if !done => self.transaction.chunk_refused = true,
+            Awaited::Chunk if !done => self.content.chunk_refused = true,
             Awaited::Rset if done => self.end_transaction(),
             Awaited::Auth => self.auth_reply(code),
             Awaited::Xforward(argument) if done => self.take_xforward(&argument),
             Awaited::Xclient(argument) if done => self.take_xclient(&argument),
-            Awaited::Quit => self.closing = true,
+            Awaited::Quit => self.close(),
             // An unknown command that opens a dialogue, as X-EXPS does.
             Awaited::Other if code == 334 => self.input = Input::Dialogue,
             _ => {}
@@ -140,12 +141,19 @@ impl Relay {
             return;
         }
         match self.barrier {
-            Barrier::Replies if self.awaited.is_empty() => self.barrier = Barrier::None,
+            Barrier::Replies if self.awaited.is_empty() => {
+                self.barrier = Barrier::None;
+                if std::mem::take(&mut self.chunks_void_if_done)
+                    && reply::is_success(self.last_code)
+                {
+                    self.drop_content();
+                }
+            }
             Barrier::LastChunk => self.last_chunk_due(),
             _ => {}
         }
         if self.client_gone && self.awaited.is_empty() && !self.suspended {
-            self.closing = true;
+            self.close();
         }
     }
 
@@ -168,7 +176,7 @@ impl Relay {
     }
 
     pub(super) fn end_transaction(&mut self) {
-        self.transaction.reset();
+        self.transaction = Transaction::default();
         self.forwarded = None;
         self.told_client = false;
     }
