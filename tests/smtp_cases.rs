@@ -12,7 +12,6 @@ use mailtee::{
         relay::{Copied, Ended, Fate},
     },
 };
-use proptest::prelude::*;
 
 struct Stage {
     relay: Relay,
@@ -29,7 +28,7 @@ struct Stage {
     next_hop_dropped: bool,
 }
 
-pub(crate) fn rules(role: Role) -> Rules {
+fn rules(role: Role) -> Rules {
     Rules {
         dialect: Dialect::Smtp,
         role,
@@ -165,9 +164,7 @@ impl Stage {
                     self.relay.copy_ended(copied);
                 }
             }
-            "write" => self
-                .relay
-                .copy_failed(Copied::Failed { id: "ID".into() }),
+            "write" => self.relay.copy_failed(Copied::Failed { id: "ID".into() }),
             "secure" => {
                 assert_eq!(self.events.pop_front().as_deref(), Some(line));
                 if rest == "client" {
@@ -183,7 +180,10 @@ impl Stage {
             "recipients" => {
                 let mut list = String::new();
                 for r in &facts.envelope.recipients {
-                    let refused = r.refused.as_ref().map_or(String::new(), |r| format!(" ({r})"));
+                    let refused = r
+                        .refused
+                        .as_ref()
+                        .map_or(String::new(), |r| format!(" ({r})"));
                     write!(list, "{}{refused}, ", pair(&r.address, &r.parameters)).unwrap();
                 }
                 assert_eq!(list.trim_end_matches(", "), rest);
@@ -312,7 +312,8 @@ fn run(transcript: &str, chunk: usize) {
         let (who, what) = lines[at].split_at(3);
         // Lines that one side says in a row are sent in one write, as a pipelining peer does.
         let mut group = bytes(what);
-        while matches!(who, "C: " | "N: ") && lines.get(at + 1).is_some_and(|l| l.starts_with(who)) {
+        while matches!(who, "C: " | "N: ") && lines.get(at + 1).is_some_and(|l| l.starts_with(who))
+        {
             at += 1;
             group.extend(bytes(&lines[at][3..]));
         }
@@ -347,7 +348,11 @@ fn run(transcript: &str, chunk: usize) {
     stage.settle();
     assert_eq!(visible(&stage.to_client), "", "more was said to the client");
     if !stage.next_hop_dropped {
-        assert_eq!(visible(&stage.to_next_hop), "", "more was said to the next hop");
+        assert_eq!(
+            visible(&stage.to_next_hop),
+            "",
+            "more was said to the next hop"
+        );
     }
     assert_eq!(stage.events, VecDeque::<String>::new(), "more happened");
 }

@@ -64,4 +64,9 @@ mod cyrus;
 mod journal;
 
 /// SMTP and LMTP transcripts, both legs, in any chunking; what is relayed is what was sent.
+
+/// SMTP and LMTP transcripts, both legs, in any chunking.
 mod smtp_cases;
+
+/// What holds for every SMTP session: relayed is sent, copied is sent, nothing is smuggled.
+mod smtp_laws;

@@ -8,6 +8,7 @@ pub mod answer;
 pub mod auth;
 pub mod command;
 pub mod content;
+pub mod fuzz;
 pub mod relay;
 pub mod reply;
 pub mod server;

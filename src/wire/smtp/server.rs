@@ -19,9 +19,11 @@ pub struct Server {
     hostname: String,
     /// To be written to the client; the shell empties it.
     pub to_client: Vec<u8>,
-    /// Content as decoded, for a caller that wants to look at it; the shell empties it, or `keep` is false.
-    pub content: Vec<u8>,
+    /// The messages taken, for a caller that wants to look at them.
+    pub kept: Vec<Vec<u8>>,
     keep: bool,
+    /// Of the message that is arriving; empty where nothing is kept.
+    content: Vec<u8>,
     line: Vec<u8>,
     input: Input,
     in_mail: bool,
@@ -34,7 +36,12 @@ pub struct Server {
 enum Input {
     Commands,
     Data(DataDecoder),
-    Chunk { remaining: u64, last: bool },
+    /// Without a transaction it is read to its end all the same, and refused then.
+    Chunk {
+        remaining: u64,
+        last: bool,
+        refused: bool,
+    },
 }
 
 impl Server {
@@ -44,8 +51,9 @@ impl Server {
             dialect,
             hostname: hostname.to_owned(),
             to_client: format!("220 {hostname} ESMTP\r\n").into_bytes(),
-            content: Vec::new(),
+            kept: Vec::new(),
             keep: false,
+            content: Vec::new(),
             line: Vec::new(),
             input: Input::Commands,
             in_mail: false,
@@ -55,7 +63,7 @@ impl Server {
         }
     }
 
-    /// Content is put into `content`, each message behind the other.
+    /// Messages are put into `kept`.
     pub fn keeping_content(mut self) -> Self {
         self.keep = true;
         self
@@ -81,16 +89,22 @@ impl Server {
                     }
                     decoded.consumed
                 }
-                Input::Chunk { remaining, last } => {
+                Input::Chunk {
+                    remaining,
+                    last,
+                    refused,
+                } => {
                     let n = usize::try_from(*remaining).map_or(bytes.len(), |r| r.min(bytes.len()));
                     *remaining -= n as u64;
-                    let (ends, last) = (*remaining == 0, *last);
-                    if self.keep {
+                    let (ends, last, refused) = (*remaining == 0, *last, *refused);
+                    if self.keep && !refused {
                         self.content.extend_from_slice(&bytes[..n]);
                     }
                     if ends {
                         self.input = Input::Commands;
-                        if last {
+                        if refused {
+                            self.say("503 5.5.1 No transaction takes this chunk");
+                        } else if last {
                             self.taken();
                         } else {
                             self.say("250 2.0.0 Ok");
@@ -154,12 +168,16 @@ impl Server {
                 self.say("354 End with CRLF . CRLF");
             }
             Verb::Bdat => match command.chunk() {
-                Some((remaining, last)) if self.recipients > 0 => {
-                    self.input = Input::Chunk { remaining, last };
+                Some((remaining, last)) => {
+                    self.input = Input::Chunk {
+                        remaining,
+                        last,
+                        refused: self.recipients == 0,
+                    };
                 }
-                // The bytes behind it are unread, so there is no going on.
-                _ => {
-                    self.say("503 5.5.1 No transaction takes this chunk");
+                // How many bytes follow is not known, so there is no going on.
+                None => {
+                    self.say("501 5.5.4 Syntax: BDAT size [LAST]");
                     self.closing = true;
                 }
             },
@@ -199,6 +217,9 @@ impl Server {
     /// A message is complete: one reply, or for LMTP one a recipient.
     fn taken(&mut self) {
         self.messages += 1;
+        if self.keep {
+            self.kept.push(std::mem::take(&mut self.content));
+        }
         let replies = match self.dialect {
             Dialect::Smtp => 1,
             Dialect::Lmtp => self.recipients,
@@ -213,6 +234,7 @@ impl Server {
     fn reset(&mut self) {
         self.in_mail = false;
         self.recipients = 0;
+        self.content.clear();
     }
 
     fn say(&mut self, reply: &str) {
@@ -225,12 +247,12 @@ impl Server {
 mod tests {
     use super::*;
 
-    fn talk(input: &[u8], step: usize) -> (String, Vec<u8>) {
+    fn talk(input: &[u8], step: usize) -> (String, Vec<Vec<u8>>) {
         let mut server = Server::new(Dialect::Smtp, "sink").keeping_content();
         for piece in input.chunks(step) {
             server.receive(piece);
         }
-        (String::from_utf8(server.to_client).unwrap(), server.content)
+        (String::from_utf8(server.to_client).unwrap(), server.kept)
     }
 
     #[test]
@@ -238,7 +260,7 @@ mod tests {
         let input = b"EHLO me\r\nMAIL FROM:<>\r\nRCPT TO:<a@b>\r\nDATA\r\n..x\r\n.\r\n\
             MAIL FROM:<a@b> BODY=BINARYMIME\r\nRCPT TO:<a@b>\r\nBDAT 2\r\ny\nBDAT 0 LAST\r\nDATA\r\nQUIT\r\n";
         let whole = talk(input, 1000);
-        assert_eq!(whole.1, b".x\r\ny\n");
+        assert_eq!(whole.1, [&b".x\r\n"[..], b"y\n"]);
         assert!(
             whole
                 .0

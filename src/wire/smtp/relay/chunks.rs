@@ -17,6 +17,10 @@ impl Relay {
     /// False: the line has to wait.
     pub(super) fn begin_chunk(&mut self, line: &[u8], command: &Command<'_>) -> bool {
         let Some((size, last)) = command.chunk() else {
+            if !self.awaited.is_empty() {
+                self.barrier = Barrier::Replies;
+                return false;
+            }
             // How many bytes follow is not known, so nothing behind this can be read.
             self.refuse_and_close(Failure::ChunkMalformed);
             return true;
@@ -103,6 +107,11 @@ impl Relay {
         if decoded.is_err() {
             return self.spoil(Failure::BareLineEnd, None);
         }
+        self.judge_content(self.content.replaced);
+        if self.content.spoiled.is_some() {
+            // Not even this piece: a chunk that the next hop has whole, it would answer.
+            return;
+        }
         let passed = &self.copy[from..];
         match passed.split_last() {
             Some((end, before)) if ends && last => {
@@ -114,7 +123,6 @@ impl Relay {
         if !self.content.copying {
             self.copy.truncate(from);
         }
-        self.judge_content(self.content.replaced);
     }
 
     fn end_chunk(&mut self) {
@@ -124,26 +132,22 @@ impl Relay {
         if let Some(reply) = chunk.refused {
             return self.answer(reply);
         }
-        if let Some(reply) = self.content.spoiled.take() {
-            let replies = self.transaction.replies(self.rules.dialect);
-            let replies = if chunk.last { replies } else { 1 };
-            // The chunk's own reply is `reply`.
-            self.awaited.pop_back();
-            self.answer_awaited();
-            return self.say_spoiled(&reply, replies);
-        }
-        if chunk.last {
+        if chunk.last || self.content.spoiled.is_some() {
             self.barrier = Barrier::LastChunk;
             self.last_chunk_due();
         }
     }
 
-    /// The copy ends once every earlier reply is in: only then is it known who will get the message.
+    /// The content ends once every earlier reply is in: only then is it known who will get the message, and a refusal of
+    /// ours stands in its place.
     pub(super) fn last_chunk_due(&mut self) {
-        if self.awaited.len() > 1 {
+        if self.awaited.len() > 1 && !self.upstream_gone {
             return;
         }
         self.barrier = Barrier::None;
+        if let Some(reply) = self.content.spoiled.take() {
+            return self.end_spoiled_chunk(&reply);
+        }
         let transaction = &self.transaction;
         let wanted = transaction.open && transaction.accepted > 0 && !self.content.chunk_refused;
         let replies = transaction.replies(self.rules.dialect);

@@ -149,6 +149,8 @@ impl Relay {
                 let name = WireText::from(command.argument);
                 self.may_void_chunks();
                 self.pass(line, Awaited::Hello { name, verb });
+                // Last in its group (RFC 2920 section 3.1); what may follow depends on what the next hop can do.
+                self.barrier = Barrier::Replies;
             }
             Verb::Mail => return self.mail(line, command),
             Verb::Rcpt => {
@@ -206,7 +208,10 @@ impl Relay {
                 self.to_upstream.extend_from_slice(b"RSET\r\n");
                 self.awaited.push_back(Awaited::Ours);
             }
-            Verb::Quit => self.pass(line, Awaited::Quit),
+            Verb::Quit => {
+                self.pass(line, Awaited::Quit);
+                self.barrier = Barrier::Replies;
+            }
             Verb::Noop | Verb::Other => self.pass(line, Awaited::Other),
         }
         true
@@ -276,14 +281,14 @@ impl Relay {
             self.refuse(Failure::StarttlsUnavailable);
             return true;
         }
+        if !self.awaited.is_empty() {
+            self.barrier = Barrier::Replies;
+            return false;
+        }
         if behind {
             // Sent in clear by whoever, to be read as if it had come through TLS (CVE-2011-0411).
             self.refuse_and_close(Failure::StarttlsInjection);
             return true;
-        }
-        if !self.awaited.is_empty() {
-            self.barrier = Barrier::Replies;
-            return false;
         }
         let in_message = self.transaction.open || self.content.chunks.is_some();
         if in_message || self.client.login.is_some() {

@@ -117,7 +117,10 @@ impl Relay {
         self.content.copying = false;
         self.copy.clear();
         self.steps.push_back(Step::DropCopy(outcome));
-        self.drop_upstream();
+        // With chunks, earlier commands may still await their replies: those come first.
+        if self.awaited.len() <= 1 {
+            self.drop_upstream();
+        }
     }
 
     /// The shell could not write to the copy. True where the message passes all the same.
@@ -163,6 +166,17 @@ impl Relay {
             self.to_client.extend_from_slice(reply);
         }
         self.end_transaction();
+    }
+
+    /// Says the reply to content that was thrown away, in its place: the last of what is awaited.
+    pub(super) fn end_spoiled_chunk(&mut self, reply: &[u8]) {
+        let replies = match self.awaited.pop_back() {
+            Some(Awaited::LastChunk(_)) => self.transaction.replies(self.rules.dialect),
+            _ => 1,
+        };
+        self.answer_awaited();
+        self.drop_upstream();
+        self.say_spoiled(reply, replies);
     }
 
     /// Says something to each command whose reply the dropped next hop will never give, so that the client, who counts,

@@ -48,6 +48,10 @@ impl Relay {
             self.spoil_with(reply.to_vec());
             return;
         }
+        if self.content.spoiled.is_some() && self.awaited.len() <= 1 {
+            // To a chunk that we refuse ourselves.
+            return self.drop_upstream();
+        }
         if code == 354 && !matches!(self.awaited.front(), Some(Awaited::Data)) {
             // It takes for DATA what we did not: a message would pass that nobody copied.
             return self.refuse_and_close(Failure::UpstreamNonsense);
@@ -69,7 +73,10 @@ impl Relay {
             Awaited::Ours => {}
             Awaited::Content(n) => self.fate(n, reply, code),
             // Before its end: the client hears it at the end, as it does with DATA.
-            Awaited::LastChunk(0) => self.spoil_with(reply.to_vec()),
+            Awaited::LastChunk(0) => {
+                self.awaited.push_front(Awaited::LastChunk(0));
+                self.spoil_with(reply.to_vec());
+            }
             Awaited::LastChunk(n) => self.fate(n, reply, code),
             awaited => {
                 if code != 354 {
