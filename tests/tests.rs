@@ -63,8 +63,6 @@ mod cyrus;
 /// The journal on a disk that runs full: what it answers, what it keeps, how it comes back.
 mod journal;
 
-/// SMTP and LMTP transcripts, both legs, in any chunking; what is relayed is what was sent.
-
 /// SMTP and LMTP transcripts, both legs, in any chunking.
 mod smtp_cases;
 

@@ -31,6 +31,7 @@ pub enum Failure {
     NotTrusted,
     ChunkMalformed,
     ChunkOutOfOrder,
+    DataAfterChunks,
     UpstreamNonsense,
     UpstreamInjection,
 }
@@ -65,6 +66,7 @@ impl Failure {
             Self::NotTrusted => "550 5.7.0 Not allowed from your address",
             Self::ChunkMalformed => "501 5.5.4 Syntax: BDAT size [LAST]",
             Self::ChunkOutOfOrder => "503 5.5.1 No transaction takes this chunk",
+            Self::DataAfterChunks => "503 5.5.1 DATA after BDAT",
             Self::UpstreamNonsense | Self::UpstreamInjection => {
                 "421 4.3.0 Next hop not understood, try again later"
             }
@@ -97,7 +99,8 @@ impl Failure {
             | Self::StarttlsUnavailable
             | Self::StarttlsTooLate
             | Self::NotTrusted
-            | Self::ChunkOutOfOrder => return None,
+            | Self::ChunkOutOfOrder
+            | Self::DataAfterChunks => return None,
         })
     }
 

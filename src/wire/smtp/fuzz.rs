@@ -1,5 +1,5 @@
-//! Entries for the fuzz targets in `tests/fuzz/` and for the property tests: whatever a client says, nothing panics, the
-//! next hop gets what the copy gets, and the chunking of the bytes changes nothing.
+//! Entries for the fuzz targets in `tests/fuzz/` and for the property tests: whatever a client says, nothing panics, and
+//! no message passes that the journal has not got, byte for byte.
 
 use std::{fmt, sync::Arc};
 
@@ -92,18 +92,16 @@ pub fn session(role: Role, input: &[u8], step: usize) -> Outcome {
     outcome
 }
 
-/// The laws, for any input.
-pub fn check(role: Role, input: &[u8], step: usize) {
-    let outcome = session(role, input, step);
-    assert_eq!(
-        outcome.copies, outcome.taken,
-        "a copy is not the message, or one is missing"
-    );
-    assert_eq!(
-        session(role, input, usize::MAX),
-        outcome,
-        "chunking changed something"
-    );
+/// The law for any input, however it arrives: what the next hop took, the journal has.
+pub fn check(role: Role, input: &[u8], step: usize) -> [Outcome; 2] {
+    [step, usize::MAX].map(|step| {
+        let outcome = session(role, input, step);
+        assert_eq!(
+            outcome.copies, outcome.taken,
+            "a copy is not the message, or one is missing"
+        );
+        outcome
+    })
 }
 
 /// Any bytes as commands.
@@ -111,12 +109,14 @@ pub fn command(bytes: &[u8]) {
     check(Role::Proxy, bytes, 3);
 }
 
-/// Any bytes as the content of DATA, and what follows it.
+/// Any bytes as the content of DATA, and what follows it: here, chunking changes nothing at all. (Where a client goes on
+/// behind a refused BDAT, what it hears depends on when the refusal arrived.)
 pub fn data(bytes: &[u8]) {
     let opening = b"EHLO c\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\n";
     let input = [&opening[..], bytes].concat();
     for role in [Role::Filter, Role::Proxy] {
-        check(role, &input, 3);
+        let [pieces, whole] = check(role, &input, 3);
+        assert_eq!(pieces, whole, "chunking changed something");
     }
 }
 

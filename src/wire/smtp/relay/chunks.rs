@@ -25,8 +25,9 @@ impl Relay {
             self.refuse_and_close(Failure::ChunkMalformed);
             return true;
         };
-        if !self.next_hop.chunking {
-            // A next hop without CHUNKING would read the chunk as commands.
+        // A next hop without CHUNKING would read the chunk as commands. And after a refused chunk only RSET helps
+        // (RFC 3030 section 2): a next hop that took the rest would have a message that is not the copy.
+        if !self.next_hop.chunking || self.content.chunk_refused {
             self.discard_chunk(size, last);
             return true;
         }
@@ -57,6 +58,14 @@ impl Relay {
             refused: None,
         });
         true
+    }
+
+    pub(super) fn chunk_refused(&mut self) {
+        if std::mem::take(&mut self.content.copying) {
+            self.copy.clear();
+            self.steps.push_back(Step::DropCopy("rejected"));
+        }
+        self.content.chunk_refused = true;
     }
 
     pub(super) fn discard_chunk(&mut self, size: u64, last: bool) {
@@ -148,8 +157,12 @@ impl Relay {
         if let Some(reply) = self.content.spoiled.take() {
             return self.end_spoiled_chunk(&reply);
         }
+        if self.content.chunk_refused {
+            let reply = Failure::ChunkOutOfOrder.with_id(None);
+            return self.end_spoiled_chunk(reply.as_bytes());
+        }
         let transaction = &self.transaction;
-        let wanted = transaction.open && transaction.accepted > 0 && !self.content.chunk_refused;
+        let wanted = transaction.accepted > 0;
         let replies = transaction.replies(self.rules.dialect);
         if let Some(Awaited::LastChunk(n)) = self.awaited.front_mut() {
             *n = replies;

@@ -167,6 +167,8 @@ impl Relay {
                 };
                 self.pass(line, Awaited::Rcpt(recipient));
             }
+            // They do not mix (RFC 3030 section 2), and a next hop that mixed them would have more than the copy.
+            Verb::Data if self.content.chunks.is_some() => self.refuse(Failure::DataAfterChunks),
             Verb::Data => {
                 self.pass(line, Awaited::Data);
                 self.barrier = Barrier::Replies;

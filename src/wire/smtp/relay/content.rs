@@ -175,6 +175,7 @@ impl Relay {
             _ => 1,
         };
         self.answer_awaited();
+        self.held_end.clear();
         self.drop_upstream();
         self.say_spoiled(reply, replies);
     }

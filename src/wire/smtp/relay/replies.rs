@@ -106,12 +106,10 @@ impl Relay {
                 } else {
                     recipient.refused = Some(reply::text(reply).into());
                 }
-                if self.transaction.open {
-                    self.transaction.envelope.recipients.push(recipient);
-                }
+                self.transaction.envelope.recipients.push(recipient);
             }
             Awaited::Data if code == 354 => self.begin_data(reply),
-            Awaited::Chunk if !done => self.content.chunk_refused = true,
+            Awaited::Chunk if !done => self.chunk_refused(),
             Awaited::Rset if done => self.end_transaction(),
             Awaited::Auth => self.auth_reply(code),
             Awaited::Xforward(argument) if done => self.take_xforward(&argument),
@@ -210,6 +208,9 @@ impl Relay {
         };
         self.own_reply = None;
         self.steps.push_back(Step::Fate(fate));
-        self.end_transaction();
+        // A next hop that refuses a message without recipients may well go on with the transaction.
+        if self.transaction.accepted > 0 {
+            self.end_transaction();
+        }
     }
 }
