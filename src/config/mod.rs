@@ -8,6 +8,8 @@ mod channel;
 mod criterion;
 mod fault;
 mod frontend;
+#[cfg(test)]
+mod sample;
 mod section;
 mod setting;
 mod target;
