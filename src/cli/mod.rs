@@ -3,6 +3,7 @@
 
 mod check;
 mod completions;
+mod demo;
 mod output;
 mod queue;
 mod run;
@@ -43,6 +44,7 @@ enum Verb {
     Check(check::Check),
     Queue(queue::Queue),
     Vault(vault::Vault),
+    Demo(demo::Demo),
     Completions(completions::Completions),
 }
 
@@ -75,6 +77,7 @@ pub fn main() -> ExitCode {
         Verb::Check(verb) => verb.run(),
         Verb::Queue(verb) => verb.run(),
         Verb::Vault(verb) => verb.run(),
+        Verb::Demo(verb) => verb.run(),
         Verb::Completions(verb) => verb.run(),
     };
     match result {

@@ -50,6 +50,7 @@ use embedded::Embedded;
 use entrance::Identities;
 use forwarding::Forwarding;
 pub use logging::LogLevel;
+pub use resources::runtimes;
 pub use stores::open_store;
 pub use vault_alone::run_vault;
 
@@ -94,8 +95,7 @@ impl DaemonError {
 pub fn run(config: Config) -> Result<(), DaemonError> {
     let level = logging::start(&config.log);
     let files = resources::raise_file_limit();
-    let capture = resources::capture_runtime().map_err(DaemonError::io("runtime"))?;
-    let background = resources::background_runtime().map_err(DaemonError::io("runtime"))?;
+    let (capture, background) = resources::runtimes().map_err(DaemonError::io("runtime"))?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         config = %config.file.display(),
@@ -206,6 +206,11 @@ impl Daemon {
             embedded,
             serving,
         })
+    }
+
+    /// What the admin page looks at.
+    pub fn watched(&self) -> &Arc<admin::Watched> {
+        &self.watched
     }
 
     /// One line for the service manager.

@@ -33,8 +33,13 @@ pub(super) fn capture_runtime() -> io::Result<Runtime> {
         .build()
 }
 
+/// Front ends on the first, everything behind the journal on the second.
+pub fn runtimes() -> io::Result<(Runtime, Runtime)> {
+    Ok((capture_runtime()?, background_runtime()?))
+}
+
 /// The runtime for forwarding, the vault and the admin page.
-pub(super) fn background_runtime() -> io::Result<Runtime> {
+fn background_runtime() -> io::Result<Runtime> {
     Builder::new_multi_thread()
         .enable_all()
         .thread_name("background")

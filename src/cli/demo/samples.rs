@@ -78,7 +78,8 @@ impl Writer<'_> {
     }
 
     fn text(&self, topic: &str, body: &[u8]) -> Vec<u8> {
-        let header = "Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n";
+        let header =
+            "Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n";
         [&self.header(topic, header), body].concat()
     }
 
@@ -97,7 +98,8 @@ impl Writer<'_> {
         .iter()
         .enumerate()
         {
-            let body = format!("Hello Grace,\r\n\r\nthis is note {number}.\r\n\r\nAda\r\n").repeat(1 + number * 12);
+            let body = format!("Hello Grace,\r\n\r\nthis is note {number}.\r\n\r\nAda\r\n")
+                .repeat(1 + number * 12);
             all.push(self.sample("plain", self.text(topic, body.as_bytes())));
         }
         for (topic, kilobytes) in [("one-attachment", 40), ("a-larger-attachment", 900)] {
@@ -108,7 +110,10 @@ impl Writer<'_> {
     }
 
     fn awkward(&self) -> Vec<Sample> {
-        let utf8 = self.text("gruesse-aus-muenchen", "Grüße aus München, 東京 и Москва\r\n".as_bytes());
+        let utf8 = self.text(
+            "gruesse-aus-muenchen",
+            "Grüße aus München, 東京 и Москва\r\n".as_bytes(),
+        );
         let mut latin1 = self.header(
             "latin-1",
             "Content-Type: text/plain; charset=iso-8859-1\r\nContent-Transfer-Encoding: 8bit\r\n",
@@ -131,7 +136,10 @@ impl Writer<'_> {
         all.push(Sample {
             sender: "jürgen@bücher.example",
             recipients: vec!["用户@例子.example", "grace@example.net"],
-            ..self.sample("SMTPUTF8", self.text("smtputf8", "Viele Grüße\r\n".as_bytes()))
+            ..self.sample(
+                "SMTPUTF8",
+                self.text("smtputf8", "Viele Grüße\r\n".as_bytes()),
+            )
         });
         all.push(Sample {
             sender: "",
@@ -140,14 +148,20 @@ impl Writer<'_> {
         });
         let body = b"many of you\r\n";
         all.push(Sample {
-            recipients: vec!["a@example.net", "b@example.net", "c@example.net", "d@example.net"],
+            recipients: vec![
+                "a@example.net",
+                "b@example.net",
+                "c@example.net",
+                "d@example.net",
+            ],
             ..self.sample("many recipients", self.text("to-the-list", body))
         });
         all
     }
 
     fn bounce(&self) -> Vec<u8> {
-        let boundary = "Content-Type: multipart/report; report-type=delivery-status; boundary=\"b\"\r\n";
+        let boundary =
+            "Content-Type: multipart/report; report-type=delivery-status; boundary=\"b\"\r\n";
         let mut bounce = self.header("undelivered-mail-returned-to-sender", boundary);
         bounce.extend_from_slice(
             b"--b\r\nContent-Type: text/plain\r\n\r\nI'm sorry.\r\n\
@@ -158,7 +172,10 @@ impl Writer<'_> {
     }
 
     fn with_attachment(&self, topic: &str, bytes: usize) -> Vec<u8> {
-        let mut content = self.header(topic, "Content-Type: multipart/mixed; boundary=\"part\"\r\n");
+        let mut content = self.header(
+            topic,
+            "Content-Type: multipart/mixed; boundary=\"part\"\r\n",
+        );
         content.extend_from_slice(
             b"--part\r\nContent-Type: text/plain\r\n\r\nPlease find it attached.\r\n\
               --part\r\nContent-Type: application/pdf; name=\"report.pdf\"\r\n\
@@ -193,7 +210,10 @@ mod tests {
     fn the_set_has_what_the_demo_promises() {
         let all = samples("test");
         let biggest = all.iter().map(|s| s.content.len()).max().expect("some");
-        assert!((BIG_BYTES - 100_000..BIG_BYTES + 100_000).contains(&biggest), "{biggest}");
+        assert!(
+            (BIG_BYTES - 100_000..BIG_BYTES + 100_000).contains(&biggest),
+            "{biggest}"
+        );
         assert!(all.iter().any(|s| s.sender.is_empty()));
         assert!(all.iter().any(|s| !s.sender.is_ascii()));
         assert!(all.iter().any(|s| std::str::from_utf8(&s.content).is_err()));
