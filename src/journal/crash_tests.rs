@@ -17,7 +17,7 @@ use super::{
 };
 
 const WRITERS: u64 = 4;
-const MESSAGES: u64 = 14;
+const MESSAGES: u64 = 24;
 
 /// What the outside world was told, and what it asked for.
 #[derive(Default)]
@@ -79,6 +79,14 @@ async fn write(journal: Journal, writer: u64, told: Arc<Mutex<Told>>) {
             told.attempted.insert(serial, bytes);
             told.finished.clone()
         };
+        if nth % 8 == 5 {
+            // A reload, while the others capture.
+            let targets = [vec!["vault".into()], vec!["vault".into(), "archive".into()]];
+            let targets = &targets[(writer % 2) as usize];
+            if tokio::task::block_in_place(|| journal.set_targets(targets)).is_err() {
+                return;
+            }
+        }
         let Ok(captured) = capture(&journal, serial, bytes).await else {
             return;
         };

@@ -89,6 +89,9 @@ impl RealDisk {
                 lock.write_all_at(FORMAT, 0)?;
                 lock.sync_all()?;
                 fs::File::open(root)?.sync_all()?;
+                if let Some(parent) = root.parent() {
+                    fs::File::open(parent)?.sync_all()?;
+                }
             }
             _ if found == FORMAT => {}
             _ => return Err(io::Error::from(io::ErrorKind::Unsupported)),

@@ -264,8 +264,16 @@ fn set_gap_aside(
             "journal: unfinished write set aside"
         ),
     }
-    if gap.range.len() > HEADER_BYTES {
-        quarantine::keep(disk, file, at, gap.range.len(), suffix)?;
+    let kept = match gap.range.len() > HEADER_BYTES {
+        true => quarantine::keep(disk, file, at, gap.range.len(), suffix),
+        false => Ok(()),
+    };
+    if let Err(error) = kept {
+        tracing::warn!(%error, "journal: no copy in the quarantine");
+        if gap.case == GapCase::Damaged {
+            // It stays where it is, for the next start to find again.
+            return Ok(());
+        }
     }
     if gap.case != GapCase::Tail {
         file.write_at(&vec![0; gap.range.len()], u64::from(at.offset))?;
@@ -305,7 +313,9 @@ fn check_large_files(disk: &dyn Disk, mode: Mode, recovered: &mut Recovered) -> 
             cause: "its large file is missing or short",
         });
         if mode == Mode::Repair {
-            quarantine::keep(disk, &*file, of, bytes, quarantine::DAMAGED)?;
+            if let Err(error) = quarantine::keep(disk, &*file, of, bytes, quarantine::DAMAGED) {
+                tracing::warn!(%error, "journal: no copy in the quarantine");
+            }
             let record = Record::Quarantined { of };
             recovered.index.apply(of, 0, &record);
             recovered.backlog.push(record);

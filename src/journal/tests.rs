@@ -451,3 +451,120 @@ async fn a_flipped_byte_costs_its_own_message_alone_and_lands_in_the_quarantine(
     }
     assert_eq!(fsck(dir.path(), true).unwrap().bad, []);
 }
+
+#[tokio::test]
+async fn drafts_that_find_no_memory_go_to_a_file_and_leave_none_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options {
+        draft_memory_bytes: 3_000,
+        ..options(dir.path())
+    };
+    let journal = open(&options, &["vault"]);
+    let large = dir.path().join("journal/large");
+    let files = || std::fs::read_dir(&large).unwrap().count();
+    let mut first = journal.draft().unwrap();
+    first.write(&content(1, 2_500)).await.unwrap();
+    let mut second = journal.draft().unwrap();
+    second.write(&content(2, 2_500)).await.unwrap();
+    assert_eq!(files(), 1, "the second has no room in memory");
+    let captured = second.commit(&sighting(2, 2_500)).await.unwrap();
+    captured.release(accepted());
+    drop(first);
+    let mut abandoned = journal.draft().unwrap();
+    abandoned.write(&content(3, 9_000)).await.unwrap();
+    assert_eq!(files(), 2);
+    drop(abandoned);
+    let queue = journal.queue("vault");
+    let lease = queue.lease(1, 1).await.remove(0);
+    assert_eq!(read_body(&lease), content(2, 2_500));
+    lease.settle(stored());
+    until("no large file is left", || files() == 0).await;
+}
+
+#[tokio::test]
+async fn a_session_that_ends_while_its_capture_is_synced_leaves_it_to_be_forwarded() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = open(&options(dir.path()), &["vault"]);
+    let mut draft = journal.draft().unwrap();
+    draft.write(&content(1, 100)).await.unwrap();
+    let told = sighting(1, 100);
+    {
+        let commit = draft.commit(&told);
+        tokio::pin!(commit);
+        // Asked for, then dropped before the answer is looked at.
+        let waker = futures_util::task::noop_waker();
+        let mut context = std::task::Context::from_waker(&waker);
+        let _ = std::future::Future::poll(commit.as_mut(), &mut context);
+    }
+    let lease = journal.queue("vault").lease(1, 1).await.remove(0);
+    assert_eq!(lease.sighting().id, told.id);
+    assert_eq!(lease.acceptance(), &Acceptance::Unknown);
+}
+
+#[tokio::test]
+async fn a_damaged_large_file_is_named_by_fsck_and_never_read_as_if_it_were_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(dir.path());
+    let journal = open(&options, &["vault"]);
+    capture(&journal, 1, 50_000)
+        .await
+        .unwrap()
+        .release(accepted());
+    let lease = journal.queue("vault").lease(1, 1).await.remove(0);
+    let large = std::fs::read_dir(dir.path().join("journal/large")).unwrap();
+    let path = large.into_iter().next().unwrap().unwrap().path();
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[40_000] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let read = std::io::copy(&mut lease.body().open().unwrap(), &mut std::io::sink());
+    assert_eq!(read.unwrap_err().kind(), std::io::ErrorKind::InvalidData);
+    drop(lease);
+    journal.close().await.unwrap();
+    drop(journal);
+    let report = fsck(dir.path(), false).unwrap();
+    assert_eq!(report.bad[0].cause, "large file's checksum does not match");
+
+    // Gone altogether: the record is kept in the quarantine, and blocks nobody.
+    std::fs::remove_file(path).unwrap();
+    let report = fsck(dir.path(), false).unwrap();
+    assert_eq!(report.bad[0].cause, "its large file is missing or short");
+    assert_eq!(report.bad.len(), 1);
+    let journal = open(&options, &["vault"]);
+    assert_eq!(journal.queue("vault").waiting(), 0);
+    assert_eq!(journal.shared.metrics.quarantined_records.get(), 1);
+}
+
+#[tokio::test]
+async fn a_hold_survives_a_restart_and_a_held_capture_does_not_pin_the_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(dir.path());
+    let journal = open(&options, &["vault"]);
+    capture(&journal, 0, 2_000)
+        .await
+        .unwrap()
+        .release(accepted());
+    let held = sighting(0, 0).id;
+    assert!(journal.hold(held).await.unwrap());
+    let queue = journal.queue("vault");
+    let segments = || {
+        std::fs::read_dir(dir.path().join("journal/segments"))
+            .unwrap()
+            .count()
+    };
+    for serial in 1..=200 {
+        capture(&journal, serial, 10_000)
+            .await
+            .unwrap()
+            .discard("550 no".into());
+    }
+    until("cleared away", || segments() <= 8).await;
+    journal.close().await.unwrap();
+    drop((journal, queue));
+    let journal = open(&options, &["vault"]);
+    let queue = journal.queue("vault");
+    assert_eq!((queue.waiting(), queue.held()), (0, 1));
+    assert!(journal.release(held).await.unwrap());
+    let lease = queue.lease(1, 1).await.remove(0);
+    assert_eq!(read_body(&lease), content(0, 2_000));
+    assert_eq!(lease.acceptance(), &accepted(), "it took its fate along");
+}

@@ -56,6 +56,7 @@ pub(super) struct Writer {
     look_at: Instant,
     /// The keeper is reading captures that are to be moved.
     is_moving: bool,
+    has_staged_move: bool,
 }
 
 struct Current {
@@ -99,6 +100,7 @@ impl Writer {
             doomed: Vec::new(),
             look_at: Instant::now(),
             is_moving: false,
+            has_staged_move: false,
         }
     }
 
@@ -150,11 +152,7 @@ impl Writer {
     }
 
     fn change(&mut self, change: Change) {
-        if self
-            .staged
-            .iter()
-            .any(|staged| matches!(staged, Staged::Move(..)))
-        {
+        if self.has_staged_move {
             self.flush(true);
         }
         if let (Record::Settle { slot, .. }, Some(generation)) = (&change.record, change.generation)
@@ -242,8 +240,7 @@ impl Writer {
     /// Writes a capture again with all that became of it. Nothing may change between the state that is written and the
     /// moment it counts: what is staged is applied before, and [`Writer::change`] waits for the move.
     fn relocate(&mut self, op: MoveOp) {
-        let only_moves = |staged: &Staged| matches!(staged, Staged::Move(..));
-        if !self.staged.iter().all(only_moves) {
+        if !self.has_staged_move {
             self.flush(false);
         }
         let Some(head) = CaptureHead::parse(&op.payload) else {
@@ -269,6 +266,7 @@ impl Writer {
             let at = self.stage(kind, &[&state, &op.payload], crc.finalize());
             self.staged
                 .push(Staged::Move(at, size as u32, record, op.from));
+            self.has_staged_move = true;
         } else {
             self.shared.log.index.lock().end_move(op.from);
         }
@@ -368,13 +366,11 @@ impl Writer {
         if !has_unsynced || (self.buffer.is_empty() && !sync) {
             return;
         }
+        self.has_staged_move = false;
         let started = Instant::now();
-        match self.write(sync) {
-            Ok(()) => {}
-            Err(error) => {
-                self.abandon_segment(error);
-                return;
-            }
+        if let Err(error) = self.write(sync) {
+            self.abandon_segment(error);
+            return;
         }
         if sync {
             let took = started.elapsed().as_secs_f64();
@@ -537,6 +533,14 @@ impl Writer {
         self.make_room(record_bytes(0) as u64, 0)?;
         self.stage(kind, &[&payload], crc32fast::hash(&payload));
         self.write(true)
+    }
+}
+
+impl Drop for Writer {
+    /// Whether it ended in order or by a panic: nobody waits for it any more.
+    fn drop(&mut self) {
+        self.shared.inbox.close();
+        self.shared.inbox.end();
     }
 }
 

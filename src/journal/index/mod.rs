@@ -53,6 +53,9 @@ pub(super) struct Entry {
     flags: u8,
 }
 
+/// A million waiting captures are 40 MB.
+const _: () = assert!(size_of::<Entry>() <= 40);
+
 impl Entry {
     pub(super) fn is_available(&self) -> bool {
         self.flags & (FATED | HELD | MOVING | FINISHED) == FATED
