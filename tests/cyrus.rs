@@ -16,7 +16,8 @@ use crate::{
     kit::{Mail, Peer},
 };
 
-const DEADLINE: Duration = Duration::from_secs(120);
+/// Cyrus takes about a hundred messages a second, on a busy machine ten.
+const DEADLINE: Duration = Duration::from_secs(400);
 
 struct Cyrus {
     peer: Peer,
@@ -150,11 +151,15 @@ async fn a_thousand_messages_lie_in_cyrus_byte_for_byte_and_a_second_run_adds_no
     for bytes in &sent {
         again.capture(bytes, "user@example.org").await;
     }
-    again.start(jmap(&again, cyrus.options(true)));
+    let options = Options {
+        sightings_mailbox: None,
+        ..cyrus.options(true)
+    };
+    again.start(jmap(&again, options));
     again.forwarded(DEADLINE).await;
     again.stop().await;
     assert!(cyrus.contents(&inbox).await == expected);
-    assert_eq!(cyrus.contents(&sightings).await.len(), 2000);
+    assert_eq!(cyrus.contents(&sightings).await.len(), 1000);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -51,6 +51,9 @@ mod vault_jmap;
 /// The vault's page, and hostile mail on it.
 mod vault_page;
 
+/// The channel: whom it trusts, what it shows, how it shares connections.
+mod forward_channel;
+
 /// An HTTP server before the vault that does what networks and servers do, by script.
 mod forward_faulty;
 
