@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    net::SocketAddr,
+    net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     time::Duration,
@@ -49,6 +49,36 @@ impl Mailtee {
         }
     }
 
+    /// The vault alone, as its own process: `mailtee vault serve`. It has no front end and no admin page.
+    pub fn vault_alone() -> Self {
+        let mut mailtee = Setting {
+            frontend: Vec::new(),
+            top: String::new(),
+            rest: String::new(),
+            vault: true,
+        }
+        .prepare();
+        mailtee.verb = &["vault", "serve"];
+        mailtee.start();
+        mailtee
+    }
+
+    fn is_vault_alone(&self) -> bool {
+        self.verb != ["run"]
+    }
+
+    /// A `[[target]]` for another daemon: the vault of this one.
+    pub fn as_target(&self, name: &str) -> String {
+        let file = |path: &str| quoted(&self.data_dir().join(path).to_string_lossy());
+        format!(
+            "[[target]]\nname = {}\ntype = \"jmap\"\nurl = \"https://{}/.well-known/jmap\"\ntoken_file = {}\nca_file = {}\n",
+            quoted(name),
+            self.vault_address,
+            file("vault/tokens/target.token"),
+            file("vault/tls/certificate.pem"),
+        )
+    }
+
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
@@ -76,15 +106,21 @@ impl Mailtee {
         self.child.as_ref().expect("it runs").id()
     }
 
-    /// Starts it, and waits until it says that it is ready.
+    /// Starts it, and waits until it says that it is ready (the vault alone: until it takes connections).
     pub fn start(&mut self) {
         self.spawn();
-        let (child, admin) = (&mut self.child, self.admin);
+        let alone = self.is_vault_alone();
+        let (admin, vault) = (self.admin, self.vault_address);
+        let child = &mut self.child;
         let mut ended = None;
         let ready = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             wait_until(READY, "mailtee is ready", || {
                 ended = child.as_mut().and_then(|c| c.try_wait().ok()).flatten();
-                let ready = matches!(http::get(admin, "/readyz"), Some((200, _)));
+                let ready = if alone {
+                    TcpStream::connect(vault).is_ok()
+                } else {
+                    matches!(http::get(admin, "/readyz"), Some((200, _)))
+                };
                 (ready || ended.is_some()).then_some(())
             });
         }));
@@ -247,10 +283,12 @@ impl Setting {
                 quoted(&data.join("vault").to_string_lossy())
             );
         }
-        text += &format!(
-            "[[frontend]]\nname = \"front\"\nlisten = \"{}\"\n",
-            mailtee.frontend
-        );
+        if !self.frontend.is_empty() {
+            text += &format!(
+                "[[frontend]]\nname = \"front\"\nlisten = \"{}\"\n",
+                mailtee.frontend
+            );
+        }
         for (key, value) in &self.frontend {
             text += &format!("{key} = {value}\n");
         }
