@@ -1,6 +1,8 @@
 //! What fingerprints and the dedup map cost: `cargo bench --bench dedup [-- --entries N]`, 10 million entries by default.
 //!
-//! Each rate is one core's, on one thread. The peers of a ratio (SHA-256 and BLAKE3 alone) are measured in the same run.
+//! Look-ups are one thread's, by the processor time that it took: a core's rate, whatever else the machine does. The peers
+//! of the fingerprint (SHA-256 and BLAKE3 alone) are measured in the same run. Prints a table, and a line of JSON for each
+//! of its numbers.
 
 use std::{
     hint::black_box,
@@ -26,7 +28,8 @@ const DISK_LOOKUPS: u64 = 200_000;
 fn main() {
     let entries = argument("--entries").unwrap_or(10_000_000);
     fingerprints();
-    let dir = tempfile::tempdir().expect("a directory");
+    // The target directory, not /tmp, which may be memory.
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .expect("a runtime");
@@ -64,6 +67,7 @@ fn fingerprints() {
             rate(sha),
             rate(blake)
         );
+        number(name, "microseconds", whole.as_secs_f64() * 1e6);
     }
 }
 
@@ -131,58 +135,62 @@ async fn map(dir: &Path, entries: u64) {
         worst.as_secs_f64() * 1e3
     );
 
-    lookups(&dedup, entries);
-    let (filter, disk) = dedup.size_bytes();
-    let per_entry = |bytes: u64| bytes as f64 / entries as f64;
+    lookups(&dedup, entries, "");
+    time("look-up of a young copy, in memory", LOOKUPS, |n| {
+        black_box(dedup.stored(TARGET, &k2(entries - 1 - n % 1000)));
+    });
+    sizes(&dedup, entries);
     println!(
-        "  bytes an entry: filter {:.2}, on disk {:.0}; resident in all {:.0} MiB more than at the start",
-        per_entry(filter),
-        per_entry(disk),
+        "  resident in all {:.0} MiB more than at the start",
         (resident_bytes().saturating_sub(before)) as f64 / f64::from(1 << 20)
     );
     drop(dedup);
 
     let begin = Instant::now();
     let dedup = open(dir);
-    println!("  opened again in {:.2} s", begin.elapsed().as_secs_f64());
+    let opened = begin.elapsed();
     let mut during = 0;
     while !dedup.scanned() {
         black_box(dedup.stored(TARGET, &k2(entries + during)));
         during += 1;
     }
-    let scanned = begin.elapsed();
     println!(
-        "  filter filled in {:.1} s ({during} look-ups answered meanwhile)",
-        scanned.as_secs_f64()
+        "  opened again in {:.2} s, filter filled after {:.1} s ({during} look-ups answered meanwhile)",
+        opened.as_secs_f64(),
+        begin.elapsed().as_secs_f64()
     );
     assert_eq!(dedup.entries(), entries);
-    lookups(&dedup, entries);
-    let (filter, disk) = dedup.size_bytes();
-    println!(
-        "  bytes an entry: filter {:.2}, on disk {:.0}",
-        per_entry(filter),
-        per_entry(disk)
-    );
+    lookups(&dedup, entries, ", reopened");
+    sizes(&dedup, entries);
 }
 
-fn lookups(dedup: &Dedup, entries: u64) {
-    time("look-up of a new message", LOOKUPS, |n| {
+fn sizes(dedup: &Dedup, entries: u64) {
+    let (filter, disk) = dedup.size_bytes();
+    for (what, bytes) in [("filter in memory", filter), ("map on disk", disk)] {
+        let each = bytes as f64 / entries as f64;
+        println!("  {what:<40}{each:>12.1} bytes an entry");
+        number(what, "bytes_per_entry", each);
+    }
+}
+
+/// `when` tells the two rounds apart.
+fn lookups(dedup: &Dedup, entries: u64, when: &str) {
+    time(&format!("look-up of a new message{when}"), LOOKUPS, |n| {
         black_box(dedup.stored(TARGET, &k2(entries + n)));
     });
-    time("claim of a new message, given up", LOOKUPS, |n| {
+    time(&format!("claim of a new message{when}"), LOOKUPS, |n| {
         black_box(dedup.claim(TARGET, &k2(entries + LOOKUPS + n), id(n)));
     });
-    if let Some(Claim::Stored(_)) = Some(dedup.claim(TARGET, &k2(entries - 1), id(0))) {
-        time("look-up of one of the youngest 1,000", LOOKUPS, |n| {
-            black_box(dedup.stored(TARGET, &k2(entries - 1 - n % 1000)));
-        });
-    }
     let mut random = 1;
-    time("look-up of any copy, from disk", DISK_LOOKUPS, |_| {
-        random = mix(random);
-        let known = dedup.stored(TARGET, &k2(random % entries));
-        assert!(known.is_some());
-    });
+    time(
+        &format!("look-up of any copy, disk{when}"),
+        DISK_LOOKUPS,
+        |_| {
+            random = mix(random);
+            let known = dedup.stored(TARGET, &k2(random % entries));
+            assert!(known.is_some());
+        },
+    );
 }
 
 fn open(dir: &Path) -> Dedup {
@@ -220,9 +228,9 @@ fn copy(n: u64) -> StoredCopy {
 }
 
 fn time(what: &str, times: u64, mut run: impl FnMut(u64)) {
-    let begin = Instant::now();
+    let begin = processor_time();
     (0..times).for_each(&mut run);
-    row(what, times, begin.elapsed());
+    row(what, times, processor_time() - begin);
 }
 
 fn row(what: &str, times: u64, took: Duration) {
@@ -232,6 +240,21 @@ fn row(what: &str, times: u64, took: Duration) {
         1.0 / each,
         each * 1e6
     );
+    number(what, "per_second", (1.0 / each).round());
+}
+
+fn number(what: &str, unit: &str, value: f64) {
+    println!(
+        "{}",
+        serde_json::json!({"bench": "dedup", "what": what, unit: value})
+    );
+}
+
+/// What this thread has had of a processor; the kernel keeps it in nanoseconds.
+fn processor_time() -> Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux keeps it");
+    let nanoseconds = text.split(' ').next().and_then(|n| n.parse().ok());
+    Duration::from_nanos(nanoseconds.expect("its first number"))
 }
 
 /// The shortest of many runs: the machine has other things to do, but not always.

@@ -274,3 +274,116 @@ fn decode(value: &[u8]) -> Result<StoredCopy, DedupError> {
         remote_id: String::from_utf8(remote_id.to_vec()).map_err(|_| wrong())?,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use tempfile::TempDir;
+
+    use super::{super::samples::*, *};
+
+    const ENTRIES: u64 = 4000;
+
+    /// So small that most entries leave the database's journal for its tables.
+    const SMALL: Memory = Memory {
+        cache_bytes: 1024 * 1024,
+        write_buffer_bytes: 64 * 1024,
+    };
+
+    fn key(n: u64) -> Key {
+        Key::new(1, &k2(n))
+    }
+
+    fn filled() -> TempDir {
+        let dir = TempDir::new().unwrap();
+        let store = Store::open(&dir.path().join("map"), SMALL).unwrap();
+        let entries: Vec<u64> = (0..ENTRIES).collect();
+        for batch in entries.chunks(100) {
+            let put = |n: &u64| Change::Put(key(*n), encode(&copy(*n)));
+            store.write(batch.iter().map(put).collect()).unwrap();
+        }
+        store
+            .write(vec![Change::Target("vault".to_owned(), 1)])
+            .unwrap();
+        dir
+    }
+
+    fn files_in(dir: &Path) -> Vec<PathBuf> {
+        let entries = fs::read_dir(dir)
+            .unwrap()
+            .map(|entry| entry.unwrap().path());
+        let (dirs, files): (Vec<_>, Vec<_>) = entries.partition(|path| path.is_dir());
+        let mut files: Vec<_> = files
+            .into_iter()
+            .chain(dirs.iter().flat_map(|d| files_in(d)))
+            .collect();
+        files.sort();
+        files
+    }
+
+    #[test]
+    fn what_was_written_is_read() {
+        let dir = filled();
+        let store = Store::open(&dir.path().join("map"), SMALL).unwrap();
+        assert!(
+            files_in(dir.path())
+                .iter()
+                .any(|file| file.to_string_lossy().contains("tables")),
+            "{:?}",
+            files_in(dir.path())
+        );
+        assert_eq!(
+            store.targets().unwrap(),
+            HashMap::from([("vault".to_owned(), 1)])
+        );
+        assert_eq!(store.keys().map(Result::unwrap).count() as u64, ENTRIES);
+        assert_eq!(
+            store.copies_at(1).map(Result::unwrap).count() as u64,
+            ENTRIES
+        );
+        assert_eq!(store.copies_at(2).count(), 0);
+        assert_eq!(store.copy(&key(7)).unwrap(), Some(copy(7)));
+        assert_eq!(store.copy(&key(ENTRIES)).unwrap(), None);
+    }
+
+    /// One byte of one file is wrong: the map is set aside, or says that it cannot read, or has lost entries; it never
+    /// names a copy that was not stored, and never panics.
+    #[test]
+    fn a_wrong_byte_anywhere_loses_entries_at_most() {
+        let dir = filled();
+        let original = dir.path().join("map");
+        let files = files_in(&original);
+        let mut place = 1u64;
+        for round in 0..60 {
+            let damaged = TempDir::new().unwrap();
+            let map = damaged.path().join("map");
+            for file in &files {
+                let to = map.join(file.strip_prefix(&original).unwrap());
+                fs::create_dir_all(to.parent().unwrap()).unwrap();
+                fs::copy(file, to).unwrap();
+            }
+            let file = map.join(files[round % files.len()].strip_prefix(&original).unwrap());
+            let mut bytes = fs::read(&file).unwrap();
+            if bytes.is_empty() {
+                continue;
+            }
+            place = place
+                .wrapping_mul(6364136223846793005)
+                .wrapping_add(1442695040888963407);
+            let at = (place >> 33) as usize % bytes.len();
+            bytes[at] ^= 0x40;
+            fs::write(&file, bytes).unwrap();
+            let what = format!("byte {at} of {}", file.display());
+
+            let store = Store::open(&map, SMALL).unwrap_or_else(|e| panic!("{what}: {e}"));
+            for n in (0..ENTRIES).step_by(97) {
+                if let Ok(Some(found)) = store.copy(&key(n)) {
+                    assert_eq!(found, copy(n), "{what}");
+                }
+            }
+            let readable = store.keys().filter(Result::is_ok).count() as u64;
+            assert!(readable <= ENTRIES, "{what}");
+        }
+    }
+}
