@@ -1,12 +1,6 @@
 //! The journal on a real file system that is too small for it. Root is needed to mount one.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-    process::Command,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fs, io, path::Path, sync::Arc, time::Duration};
 
 use mailtee::{
     journal::{Captured, Journal, JournalError, Options, Outcome},
@@ -17,49 +11,9 @@ use mailtee::{
     metrics::Metrics,
 };
 
-use crate::kit::{TestDir, wait_until};
+use crate::kit::{SmallDisk, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// A tmpfs of a few megabytes, unmounted on drop.
-struct SmallDisk {
-    path: PathBuf,
-    _dir: TestDir,
-}
-
-impl SmallDisk {
-    fn new(bytes: u64) -> Self {
-        let dir = TestDir::new();
-        let path = dir.join("disk");
-        fs::create_dir(&path).unwrap();
-        let size = format!("size={bytes}");
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &size, "tmpfs"])
-            .arg(&path)
-            .status();
-        assert!(mounted.unwrap().success(), "mount needs root");
-        Self { path, _dir: dir }
-    }
-
-    /// Takes every last byte, as a neighbour on the same disk may.
-    fn fill(&self) -> PathBuf {
-        let path = self.path.join("neighbour");
-        let file = fs::File::create(&path).unwrap();
-        let mut writer = io::BufWriter::with_capacity(4096, &file);
-        let full = io::copy(&mut io::repeat(b'x'), &mut writer).unwrap_err();
-        assert_eq!(full.kind(), io::ErrorKind::StorageFull);
-        // What is left in the buffer has no room either.
-        std::mem::forget(writer);
-        path
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let unmounted = Command::new("umount").arg("-l").arg(&self.path).status();
-        assert!(unmounted.is_ok_and(|status| status.success()));
-    }
-}
 
 fn open(data_dir: &Path) -> Journal {
     let options = Options {
@@ -162,7 +116,7 @@ async fn drain(journal: &Journal, expected: u64) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_is_an_answer_and_forwarding_makes_room_again() {
     let disk = SmallDisk::new(3 << 20);
-    let journal = open(&disk.path);
+    let journal = open(disk.path());
     let mut serial = 0;
     for round in 0..4 {
         let taken = capture_until_full(&journal, serial).await;
@@ -180,19 +134,19 @@ async fn a_full_disk_is_an_answer_and_forwarding_makes_room_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_taken_before_the_disk_was_full_survives_a_restart_on_the_full_disk() {
     let disk = SmallDisk::new(3 << 20);
-    let journal = open(&disk.path);
+    let journal = open(disk.path());
     let taken = capture_until_full(&journal, 0).await;
     disk.fill();
     journal.close().await.unwrap();
     drop(journal);
-    let journal = open(&disk.path);
+    let journal = open(disk.path());
     drain(&journal, taken).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_neighbour_that_takes_all_space_and_gives_it_back_costs_no_restart() {
     let disk = SmallDisk::new(4 << 20);
-    let journal = open(&disk.path);
+    let journal = open(disk.path());
     capture(&journal, 0, 10_000)
         .await
         .unwrap()

@@ -71,3 +71,6 @@ mod smtp_cases;
 
 /// What holds for every SMTP session: relayed is sent, copied is sent, nothing is smuggled.
 mod smtp_laws;
+
+/// The dedup map on a disk that fills.
+mod dedup;

@@ -283,7 +283,7 @@ mod tests {
 
     use super::{super::samples::*, *};
 
-    const ENTRIES: u64 = 4000;
+    const ENTRIES: u64 = 2000;
 
     /// So small that most entries leave the database's journal for its tables.
     const SMALL: Memory = Memory {
@@ -355,7 +355,7 @@ mod tests {
         let original = dir.path().join("map");
         let files = files_in(&original);
         let mut place = 1u64;
-        for round in 0..60 {
+        for round in 0..2 * files.len() {
             let damaged = TempDir::new().unwrap();
             let map = damaged.path().join("map");
             for file in &files {
