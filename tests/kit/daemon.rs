@@ -2,13 +2,14 @@
 
 use std::{
     fs::{self, File},
+    io::Write,
     net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     time::Duration,
 };
 
-use super::{Metrics, TestDir, Vault, free_port, http, wait_until};
+use super::{Metrics, TestDir, Vault, free_port, http, vault::blob_id, wait_until};
 
 const READY: Duration = Duration::from_secs(30);
 
@@ -77,6 +78,21 @@ impl Mailtee {
             file("vault/tokens/target.token"),
             file("vault/tls/certificate.pem"),
         )
+    }
+
+    /// Adds a token to the vault that may both read and write, as a mail program needs; starts the vault again.
+    pub fn allow_reading_and_writing(&mut self) -> String {
+        let token = "a-token-of-the-tests";
+        let line = format!("tests read,write {}\n", &blob_id(token.as_bytes())[1..]);
+        let tokens = self.data_dir().join("vault/tokens/tokens");
+        let mut file = File::options()
+            .append(true)
+            .open(tokens)
+            .expect("the vault's tokens");
+        file.write_all(line.as_bytes()).expect("a token");
+        self.terminate();
+        self.start();
+        token.to_owned()
     }
 
     pub fn dir(&self) -> &Path {

@@ -131,6 +131,11 @@ pub(super) struct Query {
     limit: Option<u64>,
     #[serde(default)]
     calculate_total: bool,
+    /// RFC 8621 section 2.3; clients send the default, false.
+    #[serde(default)]
+    sort_as_tree: bool,
+    #[serde(default)]
+    filter_as_tree: bool,
 }
 
 #[derive(Deserialize, Default)]
@@ -182,6 +187,9 @@ pub(super) fn query(context: &mut Context<'_, '_>, query: Query) -> Answer {
             "unsupportedSort",
             "by sortOrder and name, as they come".into(),
         ));
+    }
+    if query.sort_as_tree || query.filter_as_tree {
+        return Err(Fault::arguments("trees are not supported"));
     }
     let filter = query.filter.unwrap_or_default();
     let all = rows::mailboxes(context.connection())?;
