@@ -44,6 +44,8 @@ mod vault_kit;
 mod forward_rig;
 /// One message on its way through Postfix, opendkim and Dovecot: each version is made from each other's copy, or kept.
 mod lossless;
+/// The vault on a disk that is full.
+mod vault_disk;
 /// What the vault gives back as files.
 mod vault_export;
 /// The vault as a JMAP server.

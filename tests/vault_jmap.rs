@@ -260,3 +260,150 @@ async fn nobody_without_a_token_gets_in_and_a_writer_reads_nothing() {
     assert_eq!(blob["type"], "forbidden");
     vault.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mailboxes_are_made_and_changes_are_told() {
+    let dir = TestDir::new();
+    let vault = Running::start(dir.path()).await;
+    let both = mailtee_both(dir.path());
+    vault.stop().await;
+    let vault = Running::start(dir.path()).await;
+    let responses = vault.calls(&both, json!([
+        ["Mailbox/set", {"accountId": "vault", "create": {
+            "child": {"name": "2026", "parentId": "#top"}, "top": {"name": "Journal"},
+            "twice": {"name": "Inbox"}, "lost": {"name": "x", "parentId": "#nobody"}}}, "a"],
+        ["Mailbox/query", {"accountId": "vault", "filter": {"name": "2026"}}, "b"],
+        ["Mailbox/get", {"accountId": "vault", "properties": ["name", "parentId"],
+            "#ids": {"resultOf": "b", "name": "Mailbox/query", "path": "/ids"}}, "c"],
+        ["Blob/upload", {"accountId": "vault", "create": {
+            "x": {"data": [{"data:asText": "Subject: a"}]},
+            "y": {"data": [{"blobId": "#x"}, {"data:asText": "bcd\r\n\r\n"}, {"blobId": "#x", "offset": 0, "length": 7}]},
+            "z": {"data": [{"data:asBase64": "!"}]}}}, "d"],
+        ["Email/import", {"accountId": "vault", "emails": {
+            "m": {"blobId": "#y", "mailboxIds": {"#child": true}, "keywords": {"$Seen": true}},
+            "n": {"blobId": "#z", "mailboxIds": {"#child": true}},
+            "o": {"blobId": "#y", "mailboxIds": {"B99": true}}}}, "e"],
+        ["Mailbox/get", {"accountId": "vault", "ids": ["#child"], "properties": ["totalEmails", "unreadEmails"]}, "f"],
+        ["Blob/get", {"accountId": "vault", "ids": ["#y"], "properties": ["data:asText", "digest:sha-256", "size"]}, "g"],
+        ["Email/changes", {"accountId": "vault", "sinceState": "1"}, "h"],
+    ])).await;
+    let of = |at: usize| &responses[at][1];
+    let child = of(0)["created"]["child"]["id"].as_str().unwrap();
+    assert_eq!(of(0)["notCreated"]["twice"]["type"], "alreadyExists");
+    assert_eq!(of(0)["notCreated"]["lost"]["type"], "invalidProperties");
+    assert_eq!(
+        of(2)["list"][0],
+        json!({"id": child, "name": "2026", "parentId": of(0)["created"]["top"]["id"]})
+    );
+    assert_eq!(of(3)["notCreated"]["z"]["type"], "invalidProperties");
+    let email = of(4)["created"]["m"]["id"].as_str().unwrap();
+    assert_eq!(of(4)["notCreated"]["n"]["type"], "blobNotFound");
+    assert_eq!(of(4)["notCreated"]["o"]["type"], "invalidProperties");
+    assert_eq!(
+        of(5)["list"][0],
+        json!({"id": child, "totalEmails": 1, "unreadEmails": 0})
+    );
+    assert_eq!(
+        of(6)["list"][0]["data:asText"],
+        "Subject: abcd\r\n\r\nSubject"
+    );
+    assert_eq!(of(7)["created"], json!([email]));
+
+    let state = of(7)["newState"].clone();
+    let moved = vault.call(&both, "Email/set", json!({"ifInState": state, "destroy": [email], "update": {email: {
+        "mailboxIds/B1": true, format!("mailboxIds/{child}"): null, "keywords": {"$flagged": true}}}})).await;
+    assert_eq!(moved["updated"], json!({email: null}), "{moved}");
+    assert_eq!(moved["notDestroyed"][email]["type"], "forbidden");
+    let changes = vault
+        .call(&both, "Email/changes", json!({"sinceState": state}))
+        .await;
+    assert_eq!(changes["updated"], json!([email]));
+    let boxes = vault
+        .call(
+            &both,
+            "Mailbox/get",
+            json!({"ids": ["B1", child], "properties": ["totalEmails", "unreadEmails"]}),
+        )
+        .await;
+    assert_eq!(
+        boxes["list"][0],
+        json!({"id": "B1", "totalEmails": 1, "unreadEmails": 1})
+    );
+    assert_eq!(
+        boxes["list"][1],
+        json!({"id": child, "totalEmails": 0, "unreadEmails": 0})
+    );
+    let stale = vault
+        .call(&both, "Email/set", json!({"ifInState": state}))
+        .await;
+    assert_eq!(stale["type"], "stateMismatch");
+    vault.stop().await;
+}
+
+/// Adds a token that may both read and write; for the next start.
+fn mailtee_both(dir: &std::path::Path) -> String {
+    use sha2::Digest;
+    let path = dir.join("tokens/tokens");
+    let mut lines = std::fs::read_to_string(&path).unwrap();
+    let hash: String = sha2::Sha256::digest(b"both")
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect();
+    lines.push_str(&format!("both read,write {hash}\n"));
+    std::fs::write(path, lines).unwrap();
+    "both".into()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn content_is_read_as_mail_with_its_parts_and_headers() {
+    let dir = TestDir::new();
+    let vault = Running::start(dir.path()).await;
+    let content = b"From: =?utf-8?q?J=C3=B6rg?= <j@example.org>\r\nTo: a@example.net, \"B\" <b@example.net>\r\n\
+        Message-ID: <1@example.org>\r\nReferences: <0@example.org> <x@example.org>\r\nDate: Tue, 3 Mar 2026 10:00:00 +0100\r\n\
+        Subject: parts\r\nX-Twice: one\r\nX-Twice: two\r\nMIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n\
+        --b\r\nContent-Type: text/plain; charset=iso-8859-1\r\n\r\ngr\xfc\xdfe\r\n\
+        --b\r\nContent-Type: image/png; name=x.png\r\nContent-Transfer-Encoding: base64\r\n\r\nAAEC\r\n--b--\r\n";
+    let sighting = sighting_of(content);
+    vault.put(content, &sighting).await;
+    let id = format!("M{}", sighting.fingerprint.k1);
+    let got = vault.call(&vault.read, "Email/get", json!({"ids": [id, "Mnone"], "fetchAllBodyValues": true, "properties": [
+        "from", "to", "messageId", "references", "sentAt", "subject", "hasAttachment", "preview", "bodyValues", "textBody",
+        "attachments", "bodyStructure", "header:X-Twice:asText:all", "header:X-Twice:asText", "header:None"]})).await;
+    assert_eq!(got["notFound"], json!(["Mnone"]));
+    let email = &got["list"][0];
+    assert_eq!(
+        email["from"],
+        json!([{"name": "J\u{f6}rg", "email": "j@example.org"}])
+    );
+    assert_eq!(
+        email["to"][1],
+        json!({"name": "B", "email": "b@example.net"})
+    );
+    assert_eq!(email["messageId"], json!(["1@example.org"]));
+    assert_eq!(
+        email["references"],
+        json!(["0@example.org", "x@example.org"])
+    );
+    assert_eq!(email["hasAttachment"], true);
+    let text = email["textBody"][0]["partId"].as_str().unwrap();
+    assert_eq!(
+        email["bodyValues"][text]["value"].as_str().unwrap().trim(),
+        "gr\u{fc}\u{df}e"
+    );
+    assert_eq!(email["attachments"][0]["name"], "x.png");
+    assert_eq!(email["bodyStructure"]["subParts"][1]["type"], "image/png");
+    assert_eq!(email["header:X-Twice:asText:all"], json!(["one", "two"]));
+    assert_eq!(email["header:X-Twice:asText"], "two");
+    assert_eq!(email["header:None"], Value::Null);
+    let part = email["attachments"][0]["blobId"].as_str().unwrap();
+    assert_eq!(vault.download(part).await, [0, 1, 2]);
+    let unknown = vault
+        .call(
+            &vault.read,
+            "Email/get",
+            json!({"ids": [id], "properties": ["colour"]}),
+        )
+        .await;
+    assert_eq!(unknown["type"], "invalidArguments");
+    vault.stop().await;
+}

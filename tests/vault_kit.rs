@@ -100,8 +100,8 @@ impl Running {
         responses[0][1].take()
     }
 
-    /// Puts a message in, in one request; the three answers.
-    pub async fn put(&self, content: &[u8], sighting: &Sighting) -> [Value; 3] {
+    /// The request that puts a message in.
+    pub fn request(&self, content: &[u8], sighting: &Sighting) -> String {
         let calls = json!([
             ["Blob/upload", {"accountId": "vault", "create": {
                 "b": {"data": [{"data:asBase64": STANDARD.encode(content)}]}}}, "0"],
@@ -110,8 +110,17 @@ impl Running {
             ["Sighting/import", {"accountId": "vault", "sightings": {
                 "s": {"blobId": "#b", "sighting": sighting, "acceptance": {"state": "unknown"}}}}, "2"],
         ]);
-        let mut responses = self.calls(&self.write, calls).await;
-        [0, 1, 2].map(|at| responses[at][1].take())
+        json!({"using": USING, "methodCalls": calls}).to_string()
+    }
+
+    /// Puts a message in, in one request; the three answers.
+    pub async fn put(&self, content: &[u8], sighting: &Sighting) -> [Value; 3] {
+        let answer = self
+            .post(&self.write, self.request(content, sighting))
+            .await;
+        assert_eq!(answer.status(), 200);
+        let mut answer = read_json(answer).await;
+        [0, 1, 2].map(|at| answer["methodResponses"][at][1].take())
     }
 
     /// Records a further sighting of an e-mail.

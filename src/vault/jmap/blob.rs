@@ -27,9 +27,12 @@ pub(super) fn upload(
     for (creation_id, upload) in uploads {
         match upload {
             Ok(upload) => {
-                let writer = context.writer()?;
-                writer.put_blob(&upload.fingerprint, upload.bytes)?;
-                let id = blob_id(&upload.fingerprint.k1);
+                let k1 = upload.fingerprint.k1;
+                let row = context
+                    .writer()?
+                    .put_blob(&upload.fingerprint, upload.bytes)?;
+                context.uploaded.insert(k1, row);
+                let id = blob_id(&k1);
                 context.created.insert(creation_id.clone(), id.clone());
                 let blob = CreatedBlob {
                     id,
@@ -71,12 +74,7 @@ pub(super) fn get(context: &mut Context<'_, '_>, get: Get) -> Answer {
     let (mut list, mut not_found) = (Vec::new(), Vec::new());
     let mut left = context.limits.request_bytes_max;
     for id in get.ids {
-        let resolved = context.resolve(&id).and_then(|id| k1_in(id, 'G'));
-        let row = match resolved {
-            Some(k1) => rows::blob(context.connection(), &k1)?,
-            None => None,
-        };
-        let Some(row) = row else {
+        let Some(row) = context.blob(&id)? else {
             not_found.push(id);
             continue;
         };

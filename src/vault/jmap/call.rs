@@ -1,18 +1,27 @@
 //! One method call: where it runs, what it may do, how it fails.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet, HashMap},
+};
 
 use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{ACCOUNT, blob, email, email_import, mailbox, plan::Upload, references, sighting};
+use super::{
+    ACCOUNT, blob, email, email_import, k1_in, mailbox, plan::Upload, references, sighting,
+};
 use crate::{
+    message::K1,
     targets::jmap::shapes::{MethodError, SetError},
     vault::{
         Limits,
         auth::Scope,
-        storage::{Blobs, StoreError, Writer, rows},
+        storage::{
+            Blobs, StoreError, Writer,
+            rows::{self, BlobRow},
+        },
     },
 };
 
@@ -88,6 +97,10 @@ pub(super) struct Context<'a, 'w> {
     pub scope: Scope,
     /// Creation id → id, over the calls of the request (RFC 8620 section 3.3).
     pub created: BTreeMap<String, String>,
+    /// What this request has uploaded: what it names next, most likely.
+    pub uploaded: HashMap<K1, BlobRow>,
+    /// Rows of the mailboxes, once asked for.
+    pub mailboxes: Option<BTreeSet<i64>>,
     pub done: Vec<Done>,
 }
 
@@ -126,6 +139,35 @@ impl<'w> Context<'_, 'w> {
         match id.strip_prefix('#') {
             Some(creation_id) => self.created.get(creation_id).map(String::as_str),
             None => Some(id),
+        }
+    }
+
+    pub(super) fn blob(&self, id: &str) -> Result<Option<BlobRow>, Fault> {
+        let Some(k1) = self.resolve(id).and_then(|id| k1_in(id, 'G')) else {
+            return Ok(None);
+        };
+        match self.uploaded.get(&k1) {
+            Some(blob) => Ok(Some(blob.clone())),
+            None => Ok(rows::blob(self.connection(), &k1)?),
+        }
+    }
+
+    pub(super) fn has_mailbox(&mut self, row: i64) -> Result<bool, Fault> {
+        if self.mailboxes.is_none() {
+            let all = rows::mailboxes(self.connection())?;
+            self.mailboxes = Some(all.into_iter().map(|mailbox| mailbox.row).collect());
+        }
+        Ok(self
+            .mailboxes
+            .as_ref()
+            .is_some_and(|all| all.contains(&row)))
+    }
+
+    /// The mailboxes with what this request has filed so far.
+    pub(super) fn settle_counts(&mut self) -> Result<(), Fault> {
+        match &mut self.access {
+            Access::Write(writer) => Ok(writer.settle_counts()?),
+            Access::Read(_) => Ok(()),
         }
     }
 

@@ -63,12 +63,7 @@ pub(super) fn import(context: &mut Context<'_, '_>, import: EmailImport<'_>) -> 
 }
 
 fn import_one(context: &mut Context<'_, '_>, new: &NewEmail<'_>) -> Result<CreatedEmail, Failed> {
-    let k1 = context.resolve(&new.blob_id).and_then(|id| k1_in(id, 'G'));
-    let blob = match k1 {
-        Some(k1) => rows::blob(context.connection(), &k1)?,
-        None => None,
-    };
-    let Some(blob) = blob else {
+    let Some(blob) = context.blob(&new.blob_id)? else {
         return Err(item("blobNotFound", &new.blob_id));
     };
     let mailboxes = mailboxes(context, &new.mailbox_ids)?;
@@ -85,7 +80,7 @@ fn import_one(context: &mut Context<'_, '_>, new: &NewEmail<'_>) -> Result<Creat
             thread_id: thread_id(&blob.k1),
             size: blob.bytes,
         }),
-        Imported::Exists { k1, .. } => Err(Failed::Item(Box::new(SetError {
+        Imported::Exists(k1) => Err(Failed::Item(Box::new(SetError {
             existing_id: Some(email_id(&k1)),
             ..set_error("alreadyExists", "the same message is here")
         }))),
@@ -93,14 +88,14 @@ fn import_one(context: &mut Context<'_, '_>, new: &NewEmail<'_>) -> Result<Creat
 }
 
 /// The mailboxes of an e-mail: at least one, all known.
-fn mailboxes(context: &Context<'_, '_>, ids: &BTreeMap<String, bool>) -> Result<Vec<i64>, Failed> {
+fn mailboxes(
+    context: &mut Context<'_, '_>,
+    ids: &BTreeMap<String, bool>,
+) -> Result<Vec<i64>, Failed> {
     let mut found = Vec::with_capacity(ids.len());
     for (id, is_in) in ids {
-        let row = context.resolve(id).and_then(mailbox::row_in);
-        match row {
-            Some(row) if *is_in && rows::mailbox(context.connection(), row)?.is_some() => {
-                found.push(row);
-            }
+        match context.resolve(id).and_then(mailbox::row_in) {
+            Some(row) if *is_in && context.has_mailbox(row)? => found.push(row),
             _ => return Err(item("invalidProperties", format!("mailboxIds: {id}"))),
         }
     }

@@ -1,6 +1,10 @@
 //! The JMAP endpoints over HTTP: who asks, how much, how long; then on to the plan and the calls.
 
-use std::{collections::BTreeMap, io::Write, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    io::Write,
+    sync::Arc,
+};
 
 use axum::{
     Router,
@@ -21,11 +25,12 @@ use super::{
     session::{self, SESSION_STATE},
 };
 use crate::{
-    message::{Fingerprint, Fingerprinter},
+    message::{Fingerprint, Fingerprinter, K1},
     targets::jmap::shapes::{self, Invocation, Problem, Uploaded, blob_id},
     vault::{
         Shared,
         auth::Scope,
+        mime,
         storage::{StoreError, Writer, rows},
     },
 };
@@ -131,21 +136,37 @@ async fn collect(state: &State, headers: &HeaderMap, body: Body) -> Result<Vec<u
 }
 
 async fn run(state: &State, body: Vec<u8>, scope: Scope) -> Result<Vec<u8>, Rejected> {
-    let _uploading = state.store.uploading().await;
+    let uploading = state.store.uploading().await;
     let shared = state.clone();
-    let planned =
-        tokio::task::spawn_blocking(move || plan(&body, &shared.store, &shared.limits, scope));
-    let planned = planned.await.map_err(|_| StoreError::Closed)??;
+    let planning = tokio::task::spawn_blocking(move || {
+        let mut written = Vec::new();
+        let planned = plan(&body, &shared.store, &shared.limits, scope, &mut written);
+        (planned, written)
+    });
+    let (planned, written) = planning.await.map_err(|_| StoreError::Closed)?;
+    let answer = match planned {
+        Err(rejected) => Err(rejected),
+        Ok(planned) => carry_out(state, scope, planned)
+            .await
+            .map_err(Rejected::Store),
+    };
+    drop(uploading);
+    if answer.is_err() {
+        state.store.discard(written).await;
+    }
+    answer
+}
+
+async fn carry_out(state: &State, scope: Scope, plan: Plan) -> Result<Vec<u8>, StoreError> {
     let shared = state.clone();
-    if planned.writes {
+    if plan.writes {
         let work =
-            move |writer: &mut Writer<'_>| perform(&shared, scope, Access::Write(writer), planned);
-        Ok(state.store.write(work).await?)
+            move |writer: &mut Writer<'_>| perform(&shared, scope, Access::Write(writer), plan);
+        state.store.write(work).await
     } else {
-        let work = move |index: &rusqlite::Connection| {
-            perform(&shared, scope, Access::Read(index), planned)
-        };
-        Ok(state.store.read(work).await?)
+        let work =
+            move |index: &rusqlite::Connection| perform(&shared, scope, Access::Read(index), plan);
+        state.store.read(work).await
     }
 }
 
@@ -162,6 +183,8 @@ fn perform(
         limits: &shared.limits,
         scope,
         created: plan.created.clone().unwrap_or_default(),
+        uploaded: HashMap::new(),
+        mailboxes: None,
         done: Vec::with_capacity(plan.calls.len()),
     };
     for call in plan.calls {
@@ -258,23 +281,34 @@ async fn receive(state: &State, body: Body) -> Result<(Fingerprint, u64), Respon
     let failed = |error| unavailable(&StoreError::io("upload", error));
     let (staged, fingerprint, bytes) = written.map_err(failed)?;
 
-    let _uploading = state.store.uploading().await;
+    let uploading = state.store.uploading().await;
+    let named = name(state, fingerprint, bytes, staged).await;
+    drop(uploading);
+    if named.is_err() {
+        state.store.discard(vec![fingerprint.k1]).await;
+    }
+    named.map_err(|error| unavailable(&error))?;
+    Ok((fingerprint, bytes))
+}
+
+/// Makes a finished upload a blob, unless it is there already.
+async fn name(
+    state: &State,
+    fingerprint: Fingerprint,
+    bytes: u64,
+    staged: tempfile::NamedTempFile,
+) -> Result<(), StoreError> {
     let known = state
         .store
         .read(move |index| Ok::<_, StoreError>(rows::blob(index, &fingerprint.k1)?.is_some()));
-    if !known.await.map_err(|error| unavailable(&error))? {
+    if !known.await? {
         let blobs = state.store.blobs.clone();
         let adopted = tokio::task::spawn_blocking(move || blobs.adopt(&fingerprint.k1, staged));
-        let adopted = adopted
-            .await
-            .map_err(|_| unavailable(&StoreError::Closed))?;
-        adopted.map_err(failed)?;
+        let adopted = adopted.await.map_err(|_| StoreError::Closed)?;
+        adopted.map_err(|error| StoreError::io("upload", error))?;
     }
-    let recorded = state
-        .store
-        .write(move |writer| writer.put_blob(&fingerprint, bytes).map(drop));
-    recorded.await.map_err(|error| unavailable(&error))?;
-    Ok((fingerprint, bytes))
+    let record = move |writer: &mut Writer<'_>| writer.put_blob(&fingerprint, bytes).map(drop);
+    state.store.write(record).await
 }
 
 async fn download(
@@ -290,10 +324,26 @@ async fn download(
     if !scope.read {
         return StatusCode::FORBIDDEN.into_response();
     }
-    let asked = k1_in(&blob, 'G').filter(|_| account == ACCOUNT);
-    let Some(k1) = asked else {
+    // A part of a message is its blob's id and its number.
+    let (whole, part) = match blob.split_once('-') {
+        Some((whole, part)) => (whole, Some(part)),
+        None => (&*blob, None),
+    };
+    let Some(k1) = k1_in(whole, 'G').filter(|_| account == ACCOUNT) else {
         return StatusCode::NOT_FOUND.into_response();
     };
+    let media_type = query.get("type").or_else(|| query.get("accept"));
+    let media_type = media_type.map_or("application/octet-stream", String::as_str);
+    if let Some(part) = part {
+        return match content_of(&state, k1, part).await {
+            Ok(Some(bytes)) => {
+                let length = bytes.len() as u64;
+                attachment(media_type, &name, length, Body::from(bytes))
+            }
+            Ok(None) => StatusCode::NOT_FOUND.into_response(),
+            Err(error) => unavailable(&error),
+        };
+    }
     let found = state
         .store
         .read(move |index| Ok::<_, StoreError>(rows::blob(index, &k1)?));
@@ -306,9 +356,26 @@ async fn download(
         Ok(bytes) => bytes,
         Err(error) => return unavailable(&StoreError::io("blob", error)),
     };
-    let media_type = query.get("type").or_else(|| query.get("accept"));
-    let media_type = media_type.map_or("application/octet-stream", String::as_str);
     attachment(media_type, &name, row.bytes, Body::from_stream(bytes))
+}
+
+/// The decoded content of one part of an e-mail.
+async fn content_of(state: &State, k1: K1, part: &str) -> Result<Option<Vec<u8>>, StoreError> {
+    let Ok(part) = part.parse::<u32>() else {
+        return Ok(None);
+    };
+    let shared = state.clone();
+    let read = state.store.read(move |index| {
+        if rows::email(index, &k1)?.is_none() {
+            return Ok(None);
+        }
+        let content = shared.store.blobs.read(&k1, mime::PARSED_BYTES_MAX);
+        let content = content.map_err(|error| StoreError::io("blob", error))?;
+        let message = mime::parse(&content);
+        let part = message.part(part).filter(|part| !part.is_multipart());
+        Ok::<_, StoreError>(part.map(|part| part.contents().to_vec()))
+    });
+    read.await
 }
 
 /// Content from strangers: saved, never shown, whatever type it claims.

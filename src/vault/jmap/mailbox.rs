@@ -45,6 +45,7 @@ pub(super) struct Get {
 
 pub(super) fn get(context: &mut Context<'_, '_>, get: Get) -> Answer {
     check_account(&get.account_id)?;
+    context.settle_counts()?;
     let all = rows::mailboxes(context.connection())?;
     let (mut list, mut not_found) = (Vec::new(), Vec::new());
     match &get.ids {
@@ -240,6 +241,7 @@ impl Changes {
 
 pub(super) fn changes(context: &mut Context<'_, '_>, changes: Changes) -> Answer {
     check_account(&changes.account_id)?;
+    context.settle_counts()?;
     let now = context.state()?;
     let since = changes.since(&now)?;
     let (mut created, mut updated) = (Vec::new(), Vec::new());
@@ -296,6 +298,8 @@ type Properties = Map<String, Value>;
 
 pub(super) fn set(context: &mut Context<'_, '_>, set: Set) -> Answer {
     check_account(&set.account_id)?;
+    context.settle_counts()?;
+    context.mailboxes = None;
     context.check_state(set.if_in_state.as_deref())?;
     let (create, update) = (
         set.create.unwrap_or_default(),

@@ -64,16 +64,19 @@ pub(super) fn over_limit(limit: &str, status: u16) -> Problem {
     }
 }
 
+/// `written` names what is on disk afterwards, whether planning went well or not.
 pub(super) fn plan(
     body: &[u8],
     store: &Store,
     limits: &Limits,
     scope: Scope,
+    written: &mut Vec<K1>,
 ) -> Result<Plan, Rejected> {
     let request = read(body, limits).map_err(Rejected::Request)?;
     let mut uploads = Uploads {
         store,
         limits,
+        written,
         named: HashMap::new(),
         bytes: Vec::new(),
     };
@@ -124,6 +127,7 @@ fn read<'a>(body: &'a [u8], limits: &Limits) -> Result<Request<'a>, Problem> {
 struct Uploads<'a> {
     store: &'a Store,
     limits: &'a Limits,
+    written: &'a mut Vec<K1>,
     /// Creation id → blob, for `#` references between the uploads of one request.
     named: HashMap<String, K1>,
     /// Decoded bytes of the blob at hand; one at a time is in memory.
@@ -168,6 +172,7 @@ impl Uploads<'_> {
         if !known {
             let written = self.store.blobs.write(&fingerprint.k1, &self.bytes);
             written.map_err(|e| StoreError::io("blob", e))?;
+            self.written.push(fingerprint.k1);
         }
         Ok(Ok(Upload {
             fingerprint,

@@ -20,7 +20,7 @@ use crate::{
     vault::storage::{
         NewSighting, Recorded,
         query::{self, SightingFilter},
-        rows::{self, BlobRow, EmailRow, SightingRow},
+        rows::{self, EmailRow, SightingRow},
     },
 };
 
@@ -98,7 +98,7 @@ fn place(context: &Context<'_, '_>, given: &Given<'_>) -> Result<Result<Place, S
     let print = &given.sighting.fingerprint;
     let blob = match &given.blob_id {
         None => None,
-        Some(Text(id)) => match blob(context, id)? {
+        Some(Text(id)) => match context.blob(id)? {
             Some(blob) if blob.k1 == print.k1 => Some(blob),
             Some(_) => return Ok(Err(set_error("invalidProperties", "blobId: not its K1"))),
             None => return Ok(Err(set_error("blobNotFound", id))),
@@ -111,12 +111,7 @@ fn place(context: &Context<'_, '_>, given: &Given<'_>) -> Result<Result<Place, S
                 "neither emailId nor blobId",
             )));
         };
-        let here = rows::email_by_k2(index, &blob.k2)?;
-        let email = match here {
-            Some((row, _)) => rows::email_by_row(index, row)?,
-            None => None,
-        };
-        let Some(email) = email else {
+        let Some(email) = rows::email_by_k2(index, &blob.k2)? else {
             return Ok(Err(set_error("notFound", "no e-mail of this blob")));
         };
         if email.k1 != blob.k1 {
@@ -158,13 +153,6 @@ fn place(context: &Context<'_, '_>, given: &Given<'_>) -> Result<Result<Place, S
             variant: None,
         })),
         None => Ok(Err(set_error("invalidProperties", "difference"))),
-    }
-}
-
-fn blob(context: &Context<'_, '_>, id: &str) -> Result<Option<BlobRow>, Fault> {
-    match context.resolve(id).and_then(|id| k1_in(id, 'G')) {
-        Some(k1) => Ok(rows::blob(context.connection(), &k1)?),
-        None => Ok(None),
     }
 }
 

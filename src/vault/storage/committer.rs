@@ -1,6 +1,7 @@
 //! The one writer of the index: takes what waits, runs it in one transaction, commits, syncs once, answers all.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
@@ -172,9 +173,11 @@ impl Committer {
                 connection: &self.connection,
                 counters: &mut self.counters,
                 added: 0,
+                counts: BTreeMap::new(),
                 now: super::now(),
             };
             if job.run(&mut writer) {
+                writer.settle_counts()?;
                 added += writer.added;
             } else {
                 self.connection.execute_batch("ROLLBACK TO job")?;

@@ -17,6 +17,8 @@ pub(crate) mod query;
 mod recovery;
 pub(crate) mod rows;
 pub(crate) mod schema;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::{
@@ -35,7 +37,10 @@ use tokio::{
     sync::{OwnedRwLockReadGuard, RwLock, Semaphore, mpsc, oneshot, watch},
 };
 
-use crate::{message::UnixMillis, metrics::Metrics};
+use crate::{
+    message::{K1, UnixMillis},
+    metrics::Metrics,
+};
 
 pub(crate) use blobs::Blobs;
 pub(crate) use writer::{Imported, NewSighting, Recorded, Writer};
@@ -240,6 +245,29 @@ impl Store {
             Err(_) => return Err(StoreError::Closed),
         }
         Ok(count)
+    }
+
+    /// Removes what a request wrote and then could not name, because the disk was full or its round failed.
+    pub(crate) async fn discard(self: &Arc<Self>, written: Vec<K1>) {
+        if written.is_empty() {
+            return;
+        }
+        let _alone = self.uploads.clone().write_owned().await;
+        let store = self.clone();
+        let removed = tokio::task::spawn_blocking(move || {
+            store.read_blocking(|index| {
+                for k1 in &written {
+                    if rows::blob(index, k1)?.is_none() {
+                        let removed = store.blobs.remove(k1);
+                        removed.map_err(|error| StoreError::io("discard", error))?;
+                    }
+                }
+                Ok::<_, StoreError>(())
+            })
+        });
+        if let Ok(Err(error)) = removed.await {
+            tracing::warn!(%error, "vault: files that no row names stay");
+        }
     }
 
     /// Lets the open round end, syncs and closes the index. Later writes are refused. Blocking.

@@ -107,12 +107,10 @@ fn email_from(row: &Row<'_>) -> rusqlite::Result<EmailRow> {
 }
 
 /// The e-mail that holds this message, whatever its bytes.
-pub(crate) fn email_by_k2(connection: &Connection, k2: &K2) -> Found<(i64, K1)> {
+pub(crate) fn email_by_k2(connection: &Connection, k2: &K2) -> Found<EmailRow> {
     connection
-        .prepare_cached(
-            "SELECT e.row, b.k1 FROM emails e JOIN blobs b ON b.row = e.row WHERE e.k2 = ?1 ORDER BY e.row LIMIT 1",
-        )?
-        .query_row([&k2.0], |row| Ok((row.get(0)?, K1(row.get(1)?))))
+        .prepare_cached(&format!("{EMAIL} WHERE e.k2 = ?1 ORDER BY e.row LIMIT 1"))?
+        .query_row([&k2.0], email_from)
         .optional()
 }
 

@@ -1,11 +1,13 @@
 //! What a round may do to the index. Every method is one step of the open transaction; nothing here is durable, or
 //! told to anyone, before the round's sync.
 
-use rusqlite::{Connection, OptionalExtension, params};
+use std::collections::BTreeMap;
+
+use rusqlite::{Connection, params};
 
 use super::{
     StoreError,
-    rows::{self, EmailRow, MailboxRow},
+    rows::{self, BlobRow, EmailRow, MailboxRow},
 };
 use crate::message::{CaptureId, Fingerprint, K1, UnixMillis};
 
@@ -19,8 +21,10 @@ pub(super) struct Counters {
 pub(crate) struct Writer<'a> {
     pub(super) connection: &'a Connection,
     pub(super) counters: &'a mut Counters,
-    /// E-mails added by this round.
+    /// E-mails added by this job.
     pub(super) added: i64,
+    /// Mailbox → e-mails and unread ones more or fewer, not yet in its row: one update a job, not one a message.
+    pub(super) counts: BTreeMap<i64, (i64, i64)>,
     pub(super) now: UnixMillis,
 }
 
@@ -28,11 +32,8 @@ pub(crate) struct Writer<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Imported {
     New,
-    /// The same message is there: in the same bytes where the K1 is the same.
-    Exists {
-        email: i64,
-        k1: K1,
-    },
+    /// The same message is there, in the bytes of this K1.
+    Exists(K1),
 }
 
 /// What became of a sighting.
@@ -80,50 +81,49 @@ impl Writer<'_> {
         self.counters.state
     }
 
-    /// Records a blob whose bytes are written; the row that holds it.
+    /// Records a blob whose bytes are written.
     pub(crate) fn put_blob(
         &mut self,
         fingerprint: &Fingerprint,
         bytes: u64,
-    ) -> Result<i64, StoreError> {
-        let known: Option<i64> = self
-            .connection
-            .prepare_cached("SELECT row FROM blobs WHERE k1 = ?1")?
-            .query_row([&fingerprint.k1.0], |row| row.get(0))
-            .optional()?;
-        if let Some(row) = known {
-            // Uploaded again: its day before it counts as an orphan starts anew.
-            self.connection
-                .prepare_cached("UPDATE blobs SET uploaded_at = ?2 WHERE row = ?1")?
-                .execute(params![row, self.now.0 as i64])?;
-            return Ok(row);
-        }
+    ) -> Result<BlobRow, StoreError> {
+        // Uploaded again: its day before it counts as an orphan starts anew.
         let row = self.next_row();
-        self.connection
+        let row = self
+            .connection
             .prepare_cached(
-                "INSERT INTO blobs (row, k1, k2, core, bytes, uploaded_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                "INSERT INTO blobs (row, k1, k2, core, bytes, uploaded_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+                 ON CONFLICT (k1) DO UPDATE SET uploaded_at = excluded.uploaded_at RETURNING row",
             )?
-            .execute(params![
-                row,
-                &fingerprint.k1.0,
-                &fingerprint.k2.0,
-                &fingerprint.core.0,
-                bytes as i64,
-                self.now.0 as i64
-            ])?;
-        Ok(row)
+            .query_row(
+                params![
+                    row,
+                    &fingerprint.k1.0,
+                    &fingerprint.k2.0,
+                    &fingerprint.core.0,
+                    bytes as i64,
+                    self.now.0 as i64
+                ],
+                |row| row.get(0),
+            )?;
+        Ok(BlobRow {
+            row,
+            k1: fingerprint.k1,
+            k2: fingerprint.k2,
+            bytes,
+        })
     }
 
     /// Makes an e-mail of a blob, unless the vault holds the same message (K1 or K2) already.
     pub(crate) fn import(
         &mut self,
-        blob: &rows::BlobRow,
+        blob: &BlobRow,
         mailboxes: &[i64],
         keywords: &str,
         received_at: UnixMillis,
     ) -> Result<Imported, StoreError> {
-        if let Some((email, k1)) = rows::email_by_k2(self.connection, &blob.k2)? {
-            return Ok(Imported::Exists { email, k1 });
+        if let Some(email) = rows::email_by_k2(self.connection, &blob.k2)? {
+            return Ok(Imported::Exists(email.k1));
         }
         let state = self.next_state();
         self.connection
@@ -193,30 +193,32 @@ impl Writer<'_> {
         self.connection
             .prepare_cached(change)?
             .execute([mailbox, received_at, email])?;
-        let state = self.counters.state;
-        self.connection
-            .prepare_cached(
-                "UPDATE mailboxes SET emails = emails + ?2, unread = unread + ?3, changed_state = ?4 WHERE row = ?1",
-            )?
-            .execute([mailbox, emails, unread, state])?;
+        let count = self.counts.entry(mailbox).or_default();
+        count.0 += emails;
+        count.1 += unread;
+        Ok(())
+    }
+
+    /// Brings the mailboxes' rows up to what was filed.
+    pub(crate) fn settle_counts(&mut self) -> Result<(), StoreError> {
+        for (mailbox, (emails, unread)) in std::mem::take(&mut self.counts) {
+            self.connection
+                .prepare_cached(
+                    "UPDATE mailboxes SET emails = emails + ?2, unread = unread + ?3, changed_state = ?4 WHERE row = ?1",
+                )?
+                .execute([mailbox, emails, unread, self.counters.state])?;
+        }
         Ok(())
     }
 
     /// Records a sighting of an e-mail; the same id twice is one record.
     pub(crate) fn record(&mut self, new: &NewSighting<'_>) -> Result<Recorded, StoreError> {
-        let known: Option<i64> = self
-            .connection
-            .prepare_cached("SELECT email FROM sightings WHERE id = ?1")?
-            .query_row([&new.id.to_bytes()], |row| row.get(0))
-            .optional()?;
-        if let Some(email) = known {
-            return Ok(Recorded::Same { email });
-        }
         let row = self.next_row();
-        self.connection
+        let added = self
+            .connection
             .prepare_cached(
                 "INSERT INTO sightings (row, id, email, blob, captured_at, sighting, acceptance, difference)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (id) DO NOTHING",
             )?
             .execute(params![
                 row,
@@ -228,7 +230,14 @@ impl Writer<'_> {
                 new.acceptance,
                 new.difference
             ])?;
-        Ok(Recorded::New)
+        if added == 1 {
+            return Ok(Recorded::New);
+        }
+        let email = self
+            .connection
+            .prepare_cached("SELECT email FROM sightings WHERE id = ?1")?
+            .query_row([&new.id.to_bytes()], |row| row.get(0))?;
+        Ok(Recorded::Same { email })
     }
 
     /// Makes a mailbox; its row. The caller has checked that no sibling has the name.
