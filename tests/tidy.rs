@@ -30,7 +30,12 @@ const IMPORTS: &[(&str, &[&str])] = &[
         ],
     ),
     ("vault", &["dedup", "message", "metrics", "net", "targets"]),
-    ("admin", &["forward", "journal", "message", "metrics"]),
+    (
+        "admin",
+        &[
+            "dedup", "forward", "journal", "message", "metrics", "targets",
+        ],
+    ),
     (
         "config",
         &[

@@ -7,6 +7,7 @@
 //! | `GET /api/queue/ID/message` | the bytes |
 //! | `POST /api/queue/ID/hold`, `…/release`, `…/retry?target=` | `{"changed": bool}` |
 //! | `POST /api/queue/retry?target=` | `{"retried": number}`: all that the target refused |
+//! | `POST /api/verify?target=` | journal and dedup map compared with the target |
 
 use std::{io, sync::Arc};
 
@@ -25,6 +26,7 @@ use tokio::sync::mpsc;
 
 use super::Shared;
 use crate::{
+    forward::{ReconcileError, Reconciled, reconcile},
     journal::{Filter, Journal, JournalError, Listed, View},
     message::CaptureId,
 };
@@ -42,6 +44,7 @@ pub(super) fn router() -> Router<Arc<Shared>> {
         .route("/queue/{id}/hold", post(hold))
         .route("/queue/{id}/release", post(release))
         .route("/queue/{id}/retry", post(retry))
+        .route("/verify", post(verify))
 }
 
 /// A page of the queue.
@@ -68,6 +71,7 @@ enum Refusal {
     NotFound,
     Asked(String),
     Journal(JournalError),
+    Reconcile(ReconcileError),
 }
 
 impl From<JournalError> for Refusal {
@@ -85,6 +89,7 @@ impl IntoResponse for Refusal {
             ),
             Self::Asked(why) => (StatusCode::BAD_REQUEST, why),
             Self::Journal(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+            Self::Reconcile(error) => (StatusCode::BAD_GATEWAY, error.to_string()),
         };
         (status, Json(json!({ "error": why }))).into_response()
     }
@@ -222,4 +227,19 @@ async fn retry_all(
     let retried = journal(&shared)?.retry_all(&target).await?;
     tracing::info!(target_name = %target, retried, "an operator lets what is parked be tried again");
     Ok(Json(json!({ "retried": retried })).into_response())
+}
+
+async fn verify(
+    State(shared): State<Arc<Shared>>,
+    Query(query): Query<TargetQuery>,
+) -> Answer<Json<Reconciled>> {
+    let targets = shared.watched.targets.load_full();
+    let wanted = query.target.unwrap_or_default();
+    let target = targets.iter().find(|target| target.name == wanted);
+    let Some(target) = target else {
+        return Err(Refusal::Asked(format!("there is no target {wanted:?}")));
+    };
+    let view = journal(&shared)?.view();
+    let found = reconcile(view, &target.dedup, &target.name, &*target.store).await;
+    found.map(Json).map_err(Refusal::Reconcile)
 }

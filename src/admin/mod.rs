@@ -31,9 +31,11 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    dedup::Dedup,
     journal::{Journal, Queue},
     message::UnixMillis,
     metrics::Metrics,
+    targets::RemoteStore,
 };
 pub use guard::Token;
 
@@ -65,6 +67,8 @@ pub struct Target {
     pub kind: String,
     pub url: String,
     pub queue: Queue,
+    pub store: Arc<dyn RemoteStore>,
+    pub dedup: Dedup,
 }
 
 /// What the pages look at.

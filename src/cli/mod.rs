@@ -4,10 +4,13 @@
 mod check;
 mod completions;
 mod demo;
+mod explain;
 mod output;
 mod queue;
 mod run;
+mod source;
 mod vault;
+mod verify;
 
 use std::{io, path::PathBuf, process::ExitCode, sync::LazyLock};
 
@@ -44,6 +47,7 @@ enum Verb {
     Check(check::Check),
     Queue(queue::Queue),
     Vault(vault::Vault),
+    Verify(verify::Verify),
     Demo(demo::Demo),
     Completions(completions::Completions),
 }
@@ -77,6 +81,7 @@ pub fn main() -> ExitCode {
         Verb::Check(verb) => verb.run(),
         Verb::Queue(verb) => verb.run(),
         Verb::Vault(verb) => verb.run(),
+        Verb::Verify(verb) => verb.run(),
         Verb::Demo(verb) => verb.run(),
         Verb::Completions(verb) => verb.run(),
     };

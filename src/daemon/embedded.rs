@@ -9,6 +9,7 @@ use crate::{
     channel::{self, Credentials, SecretSource},
     config::{Config, Store, Target},
     metrics::Metrics,
+    net::Address,
     targets::jmap,
     vault::{self, Vault},
 };
@@ -41,7 +42,7 @@ impl Embedded {
                 None => format!("https://{}", options.listen),
             },
             certificate: vault.certificate().to_owned(),
-            token_file: options.data_dir.join("tokens").join("target.token"),
+            token_file: token_file(options),
         };
         tracing::info!(
             page = %embedded.url,
@@ -74,6 +75,30 @@ impl Embedded {
             forward: Default::default(),
         }
     }
+}
+
+/// The targets of a configuration as another process sees them: the vault, where it is one, by its address.
+pub fn configured_targets(config: &Config) -> Vec<Target> {
+    let embedded = config.vault.as_ref().map(|options| Embedded {
+        url: match socket_address(&options.listen) {
+            Some(address) => format!("https://{}", reachable(address)),
+            None => format!("https://{}", options.listen),
+        },
+        certificate: match &options.identity {
+            Some(identity) => identity.certificate.clone(),
+            None => options.data_dir.join("tls").join("certificate.pem"),
+        },
+        token_file: token_file(options),
+    });
+    targets(config, embedded.as_ref())
+}
+
+fn socket_address(address: &Address) -> Option<SocketAddr> {
+    address.to_string().parse().ok()
+}
+
+fn token_file(options: &vault::Options) -> PathBuf {
+    options.data_dir.join("tokens").join("target.token")
 }
 
 /// The targets of a configuration, the embedded vault where it names none.

@@ -31,6 +31,7 @@ pub(super) struct Forwarding {
 
 struct Running {
     target: Target,
+    store: Arc<dyn RemoteStore>,
     stop: CancellationToken,
     worker: JoinHandle<()>,
 }
@@ -116,7 +117,7 @@ impl Forwarding {
             self.journal.queue(&target.name),
             self.dedup.clone(),
             decide(target.name.clone(), target.criteria.clone()),
-            store,
+            store.clone(),
             self.metrics.clone(),
         );
         let stop = self.part.stop.child_token();
@@ -126,6 +127,7 @@ impl Forwarding {
             .spawn_on(worker.run(stop.clone()), &self.background);
         let running = Running {
             target,
+            store,
             stop,
             worker,
         };
@@ -136,11 +138,13 @@ impl Forwarding {
     pub(super) fn named(&self) -> Vec<admin::Target> {
         let running = self.running.values();
         running
-            .map(|Running { target, .. }| admin::Target {
+            .map(|Running { target, store, .. }| admin::Target {
                 name: target.name.clone(),
                 kind: target.store.kind().to_owned(),
                 url: target.store.url().to_owned(),
                 queue: self.journal.queue(&target.name),
+                store: store.clone(),
+                dedup: self.dedup.clone(),
             })
             .collect()
     }

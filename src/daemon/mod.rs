@@ -47,6 +47,7 @@ use crate::{
     vault::VaultError,
 };
 use embedded::Embedded;
+pub use embedded::configured_targets;
 use entrance::Identities;
 use forwarding::Forwarding;
 pub use logging::LogLevel;

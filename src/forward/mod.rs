@@ -11,12 +11,14 @@ mod admission;
 mod breaker;
 mod outcome;
 mod policy;
+mod reconcile;
 pub mod verify;
 mod worker;
 
 use std::time::Duration;
 
 pub use policy::Policy;
+pub use reconcile::{Difference, ReconcileError, Reconciled, reconcile};
 pub use worker::{Decide, Worker};
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,7 +1,5 @@
 //! `mailtee queue`: the captures that are not finished, seen and moved by an operator.
 
-mod source;
-
 use std::{
     fs,
     io::{self, Write},
@@ -16,12 +14,12 @@ use serde_json::Value;
 use super::{
     ConfigFile, Format, Verdict,
     output::{self, Row},
+    source::{Change, Source},
 };
 use crate::{
     journal::{BadRecord, Filter, fsck},
     message::{CaptureId, UnixMillis},
 };
-use source::{Change, Source};
 
 /// Captures asked for at a time.
 const PAGE: usize = 500;
@@ -32,7 +30,7 @@ const PAGE: usize = 500;
     after_help = "Examples:\n  mailtee queue list\n  mailtee queue list --state parked --format json\n  \
                   mailtee queue retry --parked --target archive"
 )]
-pub(in crate::cli) struct Queue {
+pub(super) struct Queue {
     #[command(flatten)]
     config: ConfigFile,
     #[command(subcommand)]
@@ -112,7 +110,7 @@ enum Verb {
 }
 
 impl Queue {
-    pub(in crate::cli) fn run(self) -> anyhow::Result<Verdict> {
+    pub(super) fn run(self) -> anyhow::Result<Verdict> {
         let config = self.config.load()?;
         if let Verb::Fsck { repair, format } = self.verb {
             return check(&fsck(&config.journal.data_dir, repair)?, format);

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::{
     admin::Token,
     config::Config,
+    forward::Reconciled,
     journal::{Filter, Journal, View},
     message::CaptureId,
     metrics::Metrics,
@@ -195,6 +196,13 @@ fn open_journal(config: &Config) -> anyhow::Result<Journal> {
 }
 
 impl Api {
+    /// What `mailtee verify` finds for one target.
+    pub(super) async fn reconcile(&self, target: &str) -> anyhow::Result<Reconciled> {
+        let query = [("target", target.to_owned())];
+        let answer = self.json(Method::POST, "/api/verify", &query).await?;
+        Ok(serde_json::from_value(answer)?)
+    }
+
     async fn json(
         &self,
         method: Method,

@@ -1,0 +1,119 @@
+//! Journal, dedup map and target, compared for `mailtee verify`: what waits, what is parked, and what the map believes to
+//! be there and is not. It reads; it changes nothing.
+
+use serde::{Deserialize, Serialize};
+
+use super::verify::{self, Finding};
+use crate::{
+    dedup::Dedup,
+    journal::{Filter, JournalError, TargetState, View},
+    message::CaptureId,
+    targets::{PutError, RemoteStore},
+};
+
+/// Differences named; more are only counted.
+pub(super) const NAMED_MAX: usize = 10_000;
+const PAGE: usize = 500;
+
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    #[error(transparent)]
+    Target(#[from] PutError),
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reconciled {
+    pub target: String,
+    /// Copies that the map knows and the target was asked for.
+    pub checked: u64,
+    /// The first [`NAMED_MAX`] of them by name.
+    pub differences: u64,
+    pub named: Vec<Difference>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "difference", rename_all = "lowercase")]
+pub enum Difference {
+    /// Captured, and not yet confirmed by the target.
+    Waiting { capture: CaptureId, state: String },
+    /// The target refused it.
+    Parked { capture: CaptureId, why: String },
+    /// The map knows a copy that the target has not, or has in other bytes.
+    Missing {
+        first: CaptureId,
+        k1: String,
+        remote_id: String,
+    },
+    /// An entry of the map that cannot be read.
+    Unreadable { why: String },
+}
+
+impl Reconciled {
+    fn add(&mut self, difference: Difference) {
+        self.differences += 1;
+        if self.named.len() < NAMED_MAX {
+            self.named.push(difference);
+        }
+    }
+}
+
+/// Compares the three for one target.
+pub async fn reconcile(
+    view: View,
+    dedup: &Dedup,
+    target: &str,
+    store: &dyn RemoteStore,
+) -> Result<Reconciled, ReconcileError> {
+    let name = target.to_owned();
+    let looking = tokio::task::spawn_blocking(move || in_journal(&view, name));
+    let mut found = looking.await.map_err(|_| JournalError::Closed)??;
+    let summary = verify::verify(dedup, target, store, |finding| {
+        found.add(match finding {
+            Finding::Missing(copy) => Difference::Missing {
+                first: copy.first,
+                k1: copy.k1.to_string(),
+                remote_id: copy.remote_id,
+            },
+            Finding::Unreadable(why) => Difference::Unreadable { why },
+        });
+    });
+    found.checked = summary.await?.checked;
+    Ok(found)
+}
+
+/// What the journal still holds for the target.
+fn in_journal(view: &View, target: String) -> Result<Reconciled, JournalError> {
+    let filter = Filter {
+        target: Some(target.clone()),
+        state: None,
+    };
+    let mut found = Reconciled {
+        target: target.clone(),
+        ..Reconciled::default()
+    };
+    let mut after = None;
+    loop {
+        let page = view.list(&filter, after, PAGE)?;
+        for capture in page.captures {
+            let states = capture.targets.into_iter();
+            for (_, state) in states.filter(|(name, _)| *name == target) {
+                found.add(match state {
+                    TargetState::Parked { why } => Difference::Parked {
+                        capture: capture.id,
+                        why,
+                    },
+                    other => Difference::Waiting {
+                        capture: capture.id,
+                        state: other.name().to_owned(),
+                    },
+                });
+            }
+        }
+        after = page.next;
+        if after.is_none() {
+            return Ok(found);
+        }
+    }
+}
