@@ -194,3 +194,27 @@ fn keep_bounded(shared: &Shared, cached: &mut VecDeque<Key>, put: Vec<Key>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dedup::samples::k2;
+
+    #[test]
+    fn a_stalled_disk_does_not_fill_the_memory() {
+        let queue = Queue::default();
+        let put = |n: usize| queue.push_put(Key::new(1, &k2(n as u64)), Vec::new());
+        assert!((1..=WAITING_MAX).all(|n| put(n) == Some(n as u64)));
+        assert_eq!(put(0), None);
+        queue.push(Job::Forget(1));
+        let (jobs, serial) = queue.take().unwrap();
+        assert_eq!(
+            (jobs.len(), serial),
+            (WAITING_MAX + 1, WAITING_MAX as u64 + 1)
+        );
+        assert_eq!(put(0), Some(serial + 1));
+        queue.close();
+        assert!(queue.take().is_some(), "what was taken in is written");
+        assert!(queue.take().is_none());
+    }
+}

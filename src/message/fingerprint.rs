@@ -278,6 +278,27 @@ mod tests {
     }
 
     #[test]
+    fn the_same_header_over_another_body_is_another_message() {
+        let with_id = PLAIN.replace("Subject", "Message-ID: <1@example.org>\r\nSubject");
+        assert_ne!(k2(&with_id), k2(&with_id.replace("Second", "2nd")));
+        // A draft that was saved, and what was sent of it under the same Message-ID.
+        assert_ne!(k2(&with_id), k2(&with_id.replace("hello there", "hello")));
+    }
+
+    #[test]
+    fn messages_without_message_id_subject_or_header_are_told_apart() {
+        let bodies = [
+            "\r\none\r\n",
+            "\r\ntwo\r\n",
+            "",
+            "one two",
+            "From: a@example.org\r\n\r\none\r\n",
+        ];
+        let seen: std::collections::HashSet<K2> = bodies.iter().map(|body| k2(body)).collect();
+        assert_eq!(seen.len(), bodies.len());
+    }
+
+    #[test]
     fn an_mta_that_puts_the_missing_empty_line_in_changes_the_core_alone() {
         let (without, with) = ("A: b\r\nnot a field\r\n", "A: b\r\n\r\nnot a field\r\n");
         assert_eq!(k2(without), k2(with));
