@@ -1,10 +1,18 @@
-use std::{fmt::Write, fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write,
+    fs,
+    path::Path,
+    time::Duration,
+};
 
 use mailtee::message::{
-    RecipientRole, WireText,
+    Fidelity, Protocol, RecipientRole, WireText,
     journal_report::{Limits, Report, ReportError, ReportParser, Standing, parse},
 };
 use proptest::prelude::*;
+
+use crate::kit::{Archive, Mail, Mailtee, SmtpClient};
 
 /// `tests/cases/journal/NAME.eml` is a report (with bare line feeds, made CRLF here), `NAME.expect` what it says and,
 /// after a blank line, the inner message.
@@ -215,6 +223,70 @@ fn likely() -> impl Strategy<Value = Vec<u8>> {
         Just(b" \t".to_vec()),
     ];
     prop::collection::vec(piece, 0..30).prop_map(|pieces| pieces.concat())
+}
+
+/// Every case, sent to the endpoint as Exchange would: the copy is the inner message, however many reports carried it.
+#[test]
+fn the_journal_endpoint_keeps_the_inner_message_once_and_every_report_as_a_sighting() {
+    let mailtee = Mailtee::filter("nowhere:25")
+        .without("upstream")
+        .without("role")
+        .option("protocol", "\"journal\"")
+        .start();
+    let mut client = SmtpClient::greeted(mailtee.frontend).unwrap();
+    let mut expected = BTreeMap::<Vec<u8>, Vec<Result<Report, ReportError>>>::new();
+    for (name, mut content, _) in cases() {
+        if !content.ends_with(b"\r\n") {
+            content.extend_from_slice(b"\r\n");
+        }
+        let mail = Mail {
+            sender: String::new(),
+            recipients: vec!["journal@archive.mailtee.test".to_owned()],
+            bytes: content.clone(),
+            kind: "journal report",
+        };
+        let reply = client.mail(&mail).unwrap();
+        assert!(reply.is_success(), "{name}: {}", reply.text());
+        let (kept, report) = match parse(&content, Limits::default()) {
+            Ok((report, inner)) => (inner, Ok(report)),
+            Err(error) => (content, Err(error)),
+        };
+        expected.entry(kept).or_default().push(report);
+    }
+    mailtee.wait_until_forwarded(Duration::from_secs(30));
+
+    let archive = Archive::read(&mailtee);
+    let kept: BTreeSet<_> = archive.copies.iter().map(|copy| &copy.bytes).collect();
+    assert!(
+        kept == expected.keys().collect(),
+        "each inner message, and each report that cannot be taken apart"
+    );
+    assert_eq!(kept.len(), archive.copies.len(), "once");
+    for copy in &archive.copies {
+        let reports = &expected[&copy.bytes];
+        assert_eq!(copy.sightings.len(), reports.len());
+        for (sighted, report) in copy.sightings.iter().zip(reports) {
+            assert_eq!(sighted.sighting.protocol, Protocol::Journal);
+            let unparsed = sighted
+                .sighting
+                .fidelity
+                .contains(&Fidelity::ReportUnparsed);
+            let envelope = sighted.sighting.envelope().unwrap();
+            match report {
+                Ok(report) => {
+                    assert_eq!(*envelope, report.envelope);
+                    assert!(!unparsed);
+                }
+                Err(error) => {
+                    assert_eq!(
+                        envelope.recipients[0].address.to_string(),
+                        "journal@archive.mailtee.test"
+                    );
+                    assert_eq!(unparsed, *error != ReportError::NotAReport, "{error}");
+                }
+            }
+        }
+    }
 }
 
 proptest! {

@@ -76,3 +76,9 @@ mod smtp_laws;
 
 /// The dedup map on a disk that fills.
 mod dedup;
+
+/// Real Postfix in front of and behind mailtee: a thousand messages in each mode, failures, smuggling.
+mod postfix_filter;
+
+/// SMTP implementations that nobody here wrote, as client and as next hop.
+mod interop_smtp;

@@ -45,7 +45,21 @@ impl Reply {
 impl SmtpClient {
     /// Connects and reads the greeting.
     pub fn connect(address: SocketAddr) -> io::Result<(Self, Reply)> {
-        let stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
+        Self::over(TcpStream::connect_timeout(
+            &address,
+            Duration::from_secs(5),
+        )?)
+    }
+
+    /// The same from another loopback address, so that a server can tell clients apart.
+    pub fn connect_from(source: [u8; 4], address: SocketAddr) -> io::Result<(Self, Reply)> {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+        socket.bind(&SocketAddr::from((source, 0)).into())?;
+        socket.connect_timeout(&address.into(), Duration::from_secs(5))?;
+        Self::over(socket.into())
+    }
+
+    fn over(stream: TcpStream) -> io::Result<(Self, Reply)> {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(Duration::from_secs(60)))?;
         stream.set_write_timeout(Some(Duration::from_secs(60)))?;

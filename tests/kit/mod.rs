@@ -5,6 +5,7 @@
 //! condition and its deadline ([`wait_until`]).
 
 pub mod alert;
+pub mod archive;
 pub mod client;
 pub mod daemon;
 pub mod dir;
@@ -20,6 +21,7 @@ pub mod vault;
 
 use std::time::{Duration, Instant};
 
+pub use archive::Archive;
 pub use client::SmtpClient;
 pub use daemon::Mailtee;
 pub use dir::TestDir;
