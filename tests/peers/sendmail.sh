@@ -31,7 +31,7 @@ define(\`confDOMAIN_NAME', \`sendmail.mailtee.test')dnl
 define(\`confMAX_MESSAGE_SIZE', \`104857600')dnl
 define(\`confTO_IDENT', \`0')dnl
 define(\`confREFUSE_LA', \`0')dnl
-define(\`confQUEUE_LA', \`0')dnl
+define(\`confQUEUE_LA', \`10000')dnl
 define(\`confDELIVERY_MODE', \`background')dnl
 define(\`confMILTER_LOG_LEVEL', \`9')dnl
 define(\`confDONT_PROBE_INTERFACES', \`True')dnl
