@@ -36,6 +36,7 @@ mod net;
 
 /// `deploy/postfix`: the change, its dry run and its undoing, on files and on a running Postfix.
 mod postfix_deploy;
+
 /// A vault in this process, for the tests of the vault.
 #[allow(unreachable_pub, reason = "the kit offers more than one topic takes")]
 mod vault_kit;

@@ -1,14 +1,10 @@
 //! The vault as an auditor sees it: every copy, and with each the sightings that were recorded of it.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use mailtee::message::{Acceptance, Client, Envelope, Sighting};
-use serde_json::{Value, json};
 
-use super::{Mailtee, Vault};
+use super::Mailtee;
 
 pub struct Archive {
     pub copies: Vec<Copy>,
@@ -24,17 +20,12 @@ pub struct Sighted {
     pub acceptance: Acceptance,
 }
 
-const SIGHTINGS: &str = "https://mailtee.dev/jmap/sightings";
-
 impl Archive {
-    /// What the embedded vault holds now, read with the operator's token.
+    /// What the embedded vault holds now.
     pub fn read(mailtee: &Mailtee) -> Self {
-        let data = mailtee.data_dir().join("vault");
-        let token = fs::read_to_string(data.join("tokens/operator.token")).expect("a token");
-        let certificate = data.join("tls/certificate.pem");
-        let vault = Vault::new(mailtee.vault, &certificate, token.trim());
+        let vault = mailtee.vault();
         let mut of_email = BTreeMap::<String, Vec<Sighted>>::new();
-        for shown in sightings(&vault) {
+        for shown in vault.sightings() {
             let email = shown["emailId"].as_str().expect("an emailId").to_owned();
             let part = |name: &str| shown[name].clone();
             of_email.entry(email).or_default().push(Sighted {
@@ -61,22 +52,6 @@ impl Archive {
         let copy = found.next().unwrap_or_else(|| panic!("no copy of {kind}"));
         assert!(found.next().is_none(), "more than one copy of {kind}");
         copy
-    }
-}
-
-fn sightings(vault: &Vault) -> Vec<Value> {
-    let mut all = Vec::new();
-    loop {
-        let page = json!({"position": all.len(), "limit": 250});
-        let answer = vault.call("Sighting/query", page, &[SIGHTINGS]);
-        let ids = answer["ids"].as_array().expect("ids").clone();
-        if ids.is_empty() {
-            return all;
-        }
-        let answer = vault.call("Sighting/get", json!({"ids": ids}), &[SIGHTINGS]);
-        let list = answer["list"].as_array().expect("a list");
-        assert_eq!(list.len(), ids.len(), "{answer}");
-        all.extend(list.iter().cloned());
     }
 }
 
