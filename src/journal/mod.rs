@@ -34,10 +34,6 @@ mod view;
 mod writer;
 
 #[cfg(test)]
-mod crash_tests;
-#[cfg(test)]
-mod sim_disk;
-#[cfg(test)]
 mod tests;
 
 use std::{

@@ -187,56 +187,80 @@ impl Change {
 /// The writer's queue. Bounded by who may write into it: one operation a draft, a capture or a lease at a time.
 pub(super) struct Inbox {
     /// `None` once the writer has ended: what comes then is dropped, which tells whoever waits.
-    ops: Mutex<Option<VecDeque<Op>>>,
+    queue: Mutex<Option<Queued>>,
     arrived: Condvar,
     closed: AtomicBool,
+}
+
+#[derive(Default)]
+struct Queued {
+    ops: VecDeque<Op>,
+    captures: usize,
+    /// Wake the writer when so many captures are queued.
+    crowd: usize,
+}
+
+/// How long the writer waits for sessions that shared its last sync to come with their next message.
+pub(super) struct Patience {
+    pub(super) captures: usize,
+    pub(super) time: Duration,
 }
 
 impl Inbox {
     pub(super) fn new() -> Self {
         Self {
-            ops: Mutex::new(Some(VecDeque::new())),
+            queue: Mutex::new(Some(Queued::default())),
             arrived: Condvar::new(),
             closed: AtomicBool::new(false),
         }
     }
 
     pub(super) fn push(&self, op: Op) {
-        let mut queue = self.ops.lock();
-        let Some(ops) = &mut *queue else {
+        let mut queue = self.queue.lock();
+        let Some(queued) = &mut *queue else {
             // Dropping a capture takes this lock again.
             drop(queue);
             return;
         };
-        ops.push_back(op);
-        if ops.len() == 1 {
+        queued.captures += usize::from(matches!(op, Op::Capture(_)));
+        queued.ops.push_back(op);
+        if queued.ops.len() == 1 || queued.captures == queued.crowd {
             self.arrived.notify_one();
         }
     }
 
-    /// Everything queued, waiting for something until `deadline` (for ever without one).
-    pub(super) fn take(&self, deadline: Option<Instant>) -> VecDeque<Op> {
-        let mut queue = self.ops.lock();
-        loop {
-            match &mut *queue {
-                Some(ops) if !ops.is_empty() => return std::mem::take(ops),
-                None => return VecDeque::new(),
-                Some(_) => {}
-            }
+    /// Everything queued, waiting for something until `deadline` (for ever without one), and then with patience for a
+    /// crowd: else the first session back from a sync would have the next one for itself, and all others wait for two.
+    pub(super) fn take(&self, deadline: Option<Instant>, patience: &Patience) -> VecDeque<Op> {
+        let mut queue = self.queue.lock();
+        while queue.as_ref().is_some_and(|queued| queued.ops.is_empty()) {
             match deadline {
                 None => self.arrived.wait(&mut queue),
-                Some(deadline) => {
-                    if self.arrived.wait_until(&mut queue, deadline).timed_out() {
-                        return queue.as_mut().map(std::mem::take).unwrap_or_default();
-                    }
+                Some(deadline) if self.arrived.wait_until(&mut queue, deadline).timed_out() => {
+                    break;
                 }
+                Some(_) => {}
             }
         }
+        if patience.captures > 1 {
+            let ends = Instant::now() + patience.time;
+            let is_short = |queue: &Option<Queued>| {
+                queue.as_ref().is_some_and(|queued| {
+                    !queued.ops.is_empty() && queued.captures < patience.captures
+                })
+            };
+            if let Some(queued) = &mut *queue {
+                queued.crowd = patience.captures;
+            }
+            while is_short(&queue) && !self.arrived.wait_until(&mut queue, ends).timed_out() {}
+        }
+        let taken = queue.as_mut().map(std::mem::take);
+        taken.unwrap_or_default().ops
     }
 
     /// The writer is gone.
     pub(super) fn end(&self) {
-        let rest = self.ops.lock().take();
+        let rest = self.queue.lock().take();
         drop(rest);
     }
 

@@ -22,13 +22,15 @@ use super::{
     format::{CaptureHead, Header, Kind, Location, Opening, Record, SegmentId, record_bytes},
     keeper::Job,
     large::LargeDraft,
-    shared::{CaptureOp, Change, MoveOp, Op, Shared, failed},
+    shared::{CaptureOp, Change, MoveOp, Op, Patience, Shared, failed},
 };
 
 /// Most bytes in one write.
 const BATCH_BYTES: usize = 8 << 20;
 /// What becomes of captures is synced within this time.
 const SYNC_WITHIN: Duration = Duration::from_millis(50);
+/// Longest wait for the sessions of the last sync to come again.
+const PATIENCE_MAX: Duration = Duration::from_micros(500);
 /// Room for an opening, with the longest names.
 const OPENING_BYTES: u64 = 8 << 10;
 /// How often to look for captures that pin a segment; the look goes through all segments.
@@ -57,6 +59,7 @@ pub(super) struct Writer {
     /// The keeper is reading captures that are to be moved.
     is_moving: bool,
     has_staged_move: bool,
+    patience: Patience,
 }
 
 struct Current {
@@ -101,12 +104,16 @@ impl Writer {
             look_at: Instant::now(),
             is_moving: false,
             has_staged_move: false,
+            patience: Patience {
+                captures: 0,
+                time: Duration::ZERO,
+            },
         }
     }
 
     pub(super) fn run(mut self) {
         loop {
-            let ops = self.shared.inbox.take(self.sync_by);
+            let ops = self.shared.inbox.take(self.sync_by, &self.patience);
             let mut closing = None;
             for op in ops {
                 match op {
@@ -373,8 +380,16 @@ impl Writer {
             return;
         }
         if sync {
-            let took = started.elapsed().as_secs_f64();
-            self.shared.metrics.journal_sync_seconds.observe(took);
+            let took = started.elapsed();
+            self.shared
+                .metrics
+                .journal_sync_seconds
+                .observe(took.as_secs_f64());
+            let is_capture = |staged: &&Staged| matches!(staged, Staged::Capture(..));
+            self.patience = Patience {
+                captures: self.staged.iter().filter(is_capture).count(),
+                time: (took / 4).min(PATIENCE_MAX),
+            };
             self.sync_by = None;
             self.backlog.synced();
             self.doomed.clear();

@@ -12,7 +12,6 @@ use tokio::task::JoinSet;
 
 use super::{
     sim_disk::{Fault, SimDisk},
-    tests::{accepted, capture, content, options, sighting, stored},
     *,
 };
 

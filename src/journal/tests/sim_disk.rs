@@ -12,7 +12,7 @@ use std::{
 use parking_lot::Mutex;
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 
-use super::disk::{Area, Disk, DiskFile};
+use crate::journal::disk::{Area, Disk, DiskFile};
 
 const SECTOR_BYTES: usize = 512;
 

@@ -1,0 +1,169 @@
+//! The journal through its public face: on a real disk here, on a simulated one in `crash`.
+
+mod crash;
+mod damage;
+mod operator;
+mod queue;
+mod sim_disk;
+
+use std::{io::Read, time::Duration};
+
+use super::*;
+use crate::message::{
+    Acceptance, CaptureId, Client, Envelope, Fingerprint, Origin, Protocol, Sighting, UnixMillis,
+};
+
+pub(super) fn options(data_dir: &std::path::Path) -> Options {
+    Options {
+        data_dir: data_dir.to_owned(),
+        segment_bytes: 256 << 10,
+        capacity_bytes: 64 << 20,
+        free_bytes_min: 0,
+        large_bytes_min: 16 << 10,
+        draft_memory_bytes: 1 << 20,
+    }
+}
+
+pub(super) fn sighting(serial: u64, bytes: u64) -> Sighting {
+    let mut random = [0; 10];
+    random[2..].copy_from_slice(&serial.to_be_bytes());
+    let captured_at = UnixMillis(1_700_000_000_000 + serial);
+    Sighting {
+        id: CaptureId::from_parts(captured_at, random),
+        captured_at,
+        frontend: "postfix".into(),
+        protocol: Protocol::Smtp,
+        session: "s1".into(),
+        origin: Origin::Transaction {
+            envelope: Envelope {
+                sender: "a@example.org".into(),
+                ..Envelope::default()
+            },
+            client: Client::default(),
+        },
+        fidelity: Vec::new(),
+        bytes,
+        fingerprint: Fingerprint::default(),
+    }
+}
+
+/// Content that names its message, of any length.
+pub(super) fn content(serial: u64, bytes: usize) -> Vec<u8> {
+    let line = format!("message {serial}\r\n");
+    line.bytes().cycle().take(bytes).collect()
+}
+
+pub(super) async fn capture(
+    journal: &Journal,
+    serial: u64,
+    bytes: usize,
+) -> Result<Captured, JournalError> {
+    let mut draft = journal.draft()?;
+    for piece in content(serial, bytes).chunks(7_000) {
+        draft.write(piece).await?;
+    }
+    draft.commit(&sighting(serial, bytes as u64)).await
+}
+
+pub(super) fn accepted() -> Acceptance {
+    Acceptance::Accepted {
+        reply: "250 2.0.0 Ok: queued as 4X".into(),
+    }
+}
+
+pub(super) fn stored() -> Outcome {
+    Outcome::Stored {
+        remote_id: "M1".into(),
+    }
+}
+
+fn read_body(lease: &Lease) -> Vec<u8> {
+    let mut out = Vec::new();
+    lease.body().open().unwrap().read_to_end(&mut out).unwrap();
+    out
+}
+
+fn open(options: &Options, targets: &[&str]) -> Journal {
+    let targets: Vec<String> = targets.iter().map(|t| t.to_string()).collect();
+    Journal::open(options.clone(), &targets, Arc::new(Metrics::new())).unwrap()
+}
+
+/// Waits until the queue shows what is expected, which it does once the writer has got to it.
+async fn until(what: &str, condition: impl Fn() -> bool) {
+    let ends = tokio::time::Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(tokio::time::Instant::now() < ends, "never: {what}");
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_second_process_is_refused_while_the_first_has_the_journal() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = open(&options(dir.path()), &["vault"]);
+    let second = Journal::open(options(dir.path()), &[], Arc::new(Metrics::new()));
+    assert!(matches!(second, Err(JournalError::Locked(_))));
+    drop(journal);
+    open(&options(dir.path()), &["vault"]);
+}
+
+#[tokio::test]
+async fn a_journal_at_its_capacity_says_full_and_takes_mail_again_once_some_is_settled() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = open(
+        &Options {
+            capacity_bytes: 50_000,
+            ..options(dir.path())
+        },
+        &["vault"],
+    );
+    let queue = journal.queue("vault");
+    let mut serial = 0;
+    let full = loop {
+        match capture(&journal, serial, 10_000).await {
+            Ok(captured) => captured.release(accepted()),
+            Err(error) => break error,
+        }
+        serial += 1;
+    };
+    assert!(matches!(full, JournalError::Full(_)), "{full}");
+    assert_eq!(serial, 5);
+    until("released", || queue.waiting() == 5).await;
+    for lease in queue.lease(10, 1 << 30).await {
+        lease.settle(stored());
+    }
+    until("settled", || queue.waiting() == 0).await;
+    capture(&journal, 9, 10_000)
+        .await
+        .unwrap()
+        .release(accepted());
+}
+
+#[tokio::test]
+async fn drafts_that_find_no_memory_go_to_a_file_and_leave_none_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options {
+        draft_memory_bytes: 3_000,
+        ..options(dir.path())
+    };
+    let journal = open(&options, &["vault"]);
+    let large = dir.path().join("journal/large");
+    let files = || std::fs::read_dir(&large).unwrap().count();
+    let mut first = journal.draft().unwrap();
+    first.write(&content(1, 2_500)).await.unwrap();
+    let mut second = journal.draft().unwrap();
+    second.write(&content(2, 2_500)).await.unwrap();
+    assert_eq!(files(), 1, "the second has no room in memory");
+    let captured = second.commit(&sighting(2, 2_500)).await.unwrap();
+    captured.release(accepted());
+    drop(first);
+    let mut abandoned = journal.draft().unwrap();
+    abandoned.write(&content(3, 9_000)).await.unwrap();
+    assert_eq!(files(), 2);
+    drop(abandoned);
+    let queue = journal.queue("vault");
+    let lease = queue.lease(1, 1).await.remove(0);
+    assert_eq!(read_body(&lease), content(2, 2_500));
+    lease.settle(stored());
+    until("no large file is left", || files() == 0).await;
+}
