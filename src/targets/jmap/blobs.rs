@@ -117,7 +117,7 @@ impl Jmap {
         for (place, (index, body)) in chunk.iter().enumerate() {
             if let Body::Small(bytes) = body {
                 json.comma_unless(place == 0).raw(r#""b"#).number(*index);
-                json.raw(r#"":"#).blob(bytes);
+                json.raw(r#"":"#).base64_blob(bytes);
             }
         }
         json.raw(r#"}},"b"]]}"#);

@@ -1,4 +1,4 @@
-//! A request written straight into one buffer: base64 of a batch is made where it is sent from, once.
+//! A request written straight into one buffer: the content of a batch is copied once, into what is sent.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::Serialize;
@@ -37,11 +37,22 @@ impl Json {
         self
     }
 
-    /// The value of a creation in `Blob/upload` (RFC 9404 section 4.1).
-    pub(super) fn blob(&mut self, bytes: &[u8]) -> &mut Self {
+    /// The value of a creation in `Blob/upload` (RFC 9404 section 4.1), in base64: it says the same to every server.
+    pub(super) fn base64_blob(&mut self, bytes: &[u8]) -> &mut Self {
         self.raw(r#"{"type":"message/rfc822","data":[{"data:asBase64":""#)
             .base64(bytes)
             .raw(r#""}]}"#)
+    }
+
+    /// The same as text where that is shorter, which it is for most mail: a third less on the way.
+    pub(super) fn blob(&mut self, bytes: &[u8]) -> &mut Self {
+        match plain_text(bytes) {
+            Some((text, _)) => self
+                .raw(r#"{"type":"message/rfc822","data":[{"data:asText":"#)
+                .value(&text)
+                .raw("}]}"),
+            None => self.base64_blob(bytes),
+        }
     }
 
     pub(super) fn comma_unless(&mut self, first: bool) -> &mut Self {
@@ -56,6 +67,26 @@ impl Json {
     }
 }
 
+/// Length of the content that [`Json::blob`] writes.
+pub(super) fn blob_bytes(bytes: &[u8]) -> usize {
+    plain_text(bytes).map_or_else(|| base64_bytes(bytes.len()), |(_, length)| length)
+}
+
+/// Content that JSON carries as text in fewer bytes than as base64, and in how many. Control characters other than those
+/// of plain text go as base64: nobody is to interpret them on the way.
+fn plain_text(bytes: &[u8]) -> Option<(&str, usize)> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    let (mut escapes, mut odd) = (0, 0);
+    // Counted without branches, so that the compiler takes many bytes at once.
+    for &byte in bytes {
+        let escaped = matches!(byte, b'\r' | b'\n' | b'\t' | b'"' | b'\\');
+        escapes += usize::from(escaped);
+        odd |= u8::from((byte < b' ' || byte == 0x7f) && !escaped);
+    }
+    let length = bytes.len() + escapes;
+    (odd == 0 && length <= base64_bytes(bytes.len())).then_some((text, length))
+}
+
 /// Length of base64 with padding.
 pub(super) fn base64_bytes(bytes: usize) -> usize {
     bytes.div_ceil(3) * 4
@@ -64,6 +95,38 @@ pub(super) fn base64_bytes(bytes: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::targets::jmap::shapes::NewBlob;
+
+    #[test]
+    fn content_comes_back_whichever_way_it_goes() {
+        let quotes = "\"".repeat(1000);
+        for (content, as_text) in [
+            (
+                &b"Subject: a \"b\"\r\n\r\n\\o/\ttab and some more text\r\n"[..],
+                true,
+            ),
+            ("Grüße, привет, \u{2028} and \u{feff}\r\n".as_bytes(), true),
+            (b"na\xefve\r\n", false),
+            (b"a\0b", false),
+            (b"bell \x07 and delete \x7f", false),
+            (quotes.as_bytes(), false),
+            (b"", true),
+        ] {
+            let mut json = Json::default();
+            json.blob(content);
+            let blob: NewBlob = serde_json::from_slice(&json.0).unwrap();
+            let piece = &blob.data[0];
+            let back = match (&piece.as_text, &piece.as_base64) {
+                (Some(text), None) => text.0.as_bytes().to_vec(),
+                (None, Some(text)) => STANDARD.decode(text.0.as_bytes()).unwrap(),
+                _ => panic!("one way"),
+            };
+            assert_eq!(back, content);
+            assert_eq!(piece.as_text.is_some(), as_text, "{content:?}");
+            let frame = json.0.len() - blob_bytes(content);
+            assert!(frame < 64, "{frame}");
+        }
+    }
 
     #[test]
     fn base64_fills_exactly_the_room_made_for_it() {

@@ -10,7 +10,7 @@ use super::{
     Jmap, Known,
     api::Answers,
     halving::Halving,
-    json::{Json, base64_bytes},
+    json::{Json, blob_bytes},
     keywords, received_at,
     session::Server,
     shapes::{
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     dedup::StoredCopy,
-    message::{Body, Difference},
+    message::{Body, CaptureId, Difference},
     targets::{Content, Outgoing, Receipt},
 };
 
@@ -99,7 +99,7 @@ impl<'a> Item<'a> {
     }
 
     fn request_bytes(&self) -> u64 {
-        let content = self.inline().map_or(0, |bytes| base64_bytes(bytes.len()));
+        let content = self.inline().map_or(0, blob_bytes);
         let difference = self.difference.as_ref().map_or(0, |d| d.bytes() * 2);
         ITEM_BYTES + (content + difference) as u64
     }
@@ -300,6 +300,16 @@ fn blob_ref<'a>(place: usize, item: &'a Item<'_>) -> Option<Text<'a>> {
     }
 }
 
+impl StoredCopy {
+    /// A copy that no sighting brought has the nil id for its first: then the first is this one.
+    fn first_or(mut self, own: CaptureId) -> Self {
+        if self.first == CaptureId::from_bytes([0; 16]) {
+            self.first = own;
+        }
+        self
+    }
+}
+
 /// What the server said of each item of a chunk.
 struct Said {
     blobs_refused: BTreeMap<String, SetError>,
@@ -332,14 +342,13 @@ impl Said {
     /// A sighting that was taken proves its copy; where it was not, the first thing that failed is the cause.
     fn of<'a>(&mut self, place: usize, mut item: Item<'a>) -> Answered<'a> {
         if let Some(created) = self.sightings.remove(&format!("s{place}")) {
-            let own = item.outgoing.sighting.id;
             let already = match item.of_by_server {
                 true => item.of,
                 false => created.existing.map(StoredCopy::from),
             };
             let receipt = Receipt {
                 remote_id: created.email_id,
-                already: already.filter(|copy| copy.first != own),
+                already: already.map(|copy| copy.first_or(item.outgoing.sighting.id)),
             };
             return Answered::Done(item.index, Ok(receipt));
         }
