@@ -83,3 +83,9 @@ mod postfix_filter;
 
 /// SMTP implementations that nobody here wrote, as client and as next hop.
 mod interop_smtp;
+
+/// A front end over a real journal in this process.
+mod smtp_rig;
+
+/// SMTP and LMTP sessions over sockets: captures, failures, limits, shutting down.
+mod smtp_sessions;

@@ -122,10 +122,16 @@ impl Pump {
         self.to_upstream = Progress::default();
     }
 
-    /// Waits until something happens, `limit` at most; after `end`, nothing is waited for.
-    pub(super) async fn turn(&mut self, relay: &mut Relay, limit: Duration, end: Instant) -> Event {
+    /// Waits until something happens, as long as `patience` says of the relay as it then is; after `end`, nothing is
+    /// waited for.
+    pub(super) async fn turn(
+        &mut self,
+        relay: &mut Relay,
+        patience: impl Fn(&Relay) -> Duration,
+        end: Instant,
+    ) -> Event {
         let mut deadline = None;
-        poll_fn(|cx| self.poll_turn(relay, cx, &mut deadline, limit, end)).await
+        poll_fn(|cx| self.poll_turn(relay, cx, &mut deadline, &patience, end)).await
     }
 
     fn poll_turn(
@@ -133,14 +139,16 @@ impl Pump {
         relay: &mut Relay,
         cx: &mut Context<'_>,
         deadline: &mut Option<Instant>,
-        limit: Duration,
+        patience: &impl Fn(&Relay) -> Duration,
         end: Instant,
     ) -> Poll<Event> {
         let mut moved = false;
-        if let NextHop::Socket(stream) = &mut self.next_hop
-            && let Poll::Ready(Err(_)) = self.to_upstream.poll(stream, &mut relay.to_upstream, cx)
-        {
-            return Poll::Ready(Event::UpstreamLost);
+        if let NextHop::Socket(stream) = &mut self.next_hop {
+            match self.to_upstream.poll(stream, &mut relay.to_upstream, cx) {
+                Poll::Ready(Ok(true)) => *deadline = None,
+                Poll::Ready(Err(_)) => return Poll::Ready(Event::UpstreamLost),
+                _ => {}
+            }
         }
         let Some(client) = &mut self.client else {
             return Poll::Ready(Event::ClientLost);
@@ -184,7 +192,7 @@ impl Pump {
         release(&mut relay.to_client);
         release(&mut relay.to_upstream);
         release(&mut relay.copy);
-        let deadline = *deadline.get_or_insert_with(|| end.min(Instant::now() + limit));
+        let deadline = *deadline.get_or_insert_with(|| end.min(Instant::now() + patience(relay)));
         ready!(self.poll_timer(cx, deadline));
         Poll::Ready(Event::Overdue)
     }

@@ -15,7 +15,7 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 use super::{
-    FrontEnd, OnCaptureFailure, TellClient, UpstreamTls,
+    FrontEnd, Limits, OnCaptureFailure, TellClient, UpstreamTls,
     copy::{self, Copy},
     pump::{Event, NextHop, Pump},
 };
@@ -173,6 +173,19 @@ async fn next_hop(front: &FrontEnd, peer: &Peer, client: &Stream) -> Result<Next
     }
 }
 
+/// How long to wait, and whose silence it is that ends the wait.
+fn patience(relay: &Relay, limits: &Limits) -> (Duration, Failure) {
+    if relay.is_closing() {
+        (FAREWELL, Failure::IdleTimeout)
+    } else if relay.awaits_fate() {
+        (limits.upstream_fate, Failure::UpstreamTimeout)
+    } else if relay.awaits_upstream() || !relay.to_upstream.is_empty() {
+        (limits.upstream_reply, Failure::UpstreamTimeout)
+    } else {
+        (limits.idle, Failure::IdleTimeout)
+    }
+}
+
 struct Session {
     front: Arc<FrontEnd>,
     relay: Relay,
@@ -202,14 +215,15 @@ impl Session {
             if self.carry_out().await.is_err() {
                 break;
             }
-            if self.stopping && self.relay.is_idle() {
+            if self.stopping && self.relay.is_idle() && !self.relay.is_closing() {
                 self.relay.stop(Failure::ShuttingDown);
                 continue;
             }
             if self.relay.is_closing() && self.relay.to_client.is_empty() {
                 break;
             }
-            let (limit, silent) = self.patience();
+            let limits = &self.front.options.limits;
+            let limit = |relay: &Relay| patience(relay, limits).0;
             match self.pump.turn(&mut self.relay, limit, self.end).await {
                 Event::Moved => {}
                 Event::ClientEnded => self.relay.client_ended(),
@@ -224,28 +238,16 @@ impl Session {
                     self.relay.stop(Failure::TotalTimeout);
                     self.end = Instant::now() + FAREWELL;
                 }
-                Event::Overdue if silent == Failure::UpstreamTimeout => {
-                    self.relay.upstream_failed(silent);
-                }
-                Event::Overdue => self.relay.stop(silent),
+                Event::Overdue => match patience(&self.relay, limits).1 {
+                    Failure::UpstreamTimeout => {
+                        self.relay.upstream_failed(Failure::UpstreamTimeout);
+                    }
+                    silent => self.relay.stop(silent),
+                },
             }
         }
         let farewell = timeout(FAREWELL, self.pump.close_client()).await;
         debug!(session = %self.id, ok = farewell.is_ok(), "session closed");
-    }
-
-    /// How long to wait, and whose silence it is that ends the wait.
-    fn patience(&self) -> (Duration, Failure) {
-        let limits = &self.front.options.limits;
-        if self.relay.is_closing() {
-            (FAREWELL, Failure::IdleTimeout)
-        } else if self.relay.awaits_fate() {
-            (limits.upstream_fate, Failure::UpstreamTimeout)
-        } else if self.relay.awaits_upstream() || !self.relay.to_upstream.is_empty() {
-            (limits.upstream_reply, Failure::UpstreamTimeout)
-        } else {
-            (limits.idle, Failure::IdleTimeout)
-        }
     }
 
     /// Moves content into the copy and carries out what the relay asks for.
