@@ -4,10 +4,10 @@
 
 use libfuzzer_sys::fuzz_target;
 use mailtee_fuzz::{
-    chunked, drive, pieces,
+    chunked, pieces,
     wire::smtp::{
-        Dialect, Role,
         content::{DataDecoder, Stuffer},
+        fuzz,
     },
 };
 
@@ -41,15 +41,7 @@ fuzz_target!(|input: &[u8]| {
         assert_eq!(decode(&stuffed, size), (decoded, false, Some(length)));
     }
 
-    let mut said = b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\n".to_vec();
-    said.extend_from_slice(content);
-    said.extend_from_slice(b"\r\n.\r\nQUIT\r\n");
-    for role in [Role::Filter, Role::Proxy] {
-        let rules = drive::rules(Dialect::Smtp, role);
-        let cut = drive::session(rules.clone(), &said, size);
-        let uncut = drive::session(rules, &said, usize::MAX);
-        assert_eq!(cut.copies, uncut.copies);
-    }
+    fuzz::data(content);
 });
 
 /// What it decodes to, whether a bare CR or LF was seen, and how many bytes of input there are up to the end of data.

@@ -1,4 +1,4 @@
-//! The product's pure modules, compiled from their own files, and a session driven without sockets.
+//! The product's pure modules, compiled from their own files.
 
 #![allow(dead_code, reason = "of each module the fuzzers take a part")]
 
@@ -7,7 +7,6 @@ pub mod message;
 #[path = "../../../src/wire/mod.rs"]
 pub mod wire;
 
-pub mod drive;
 pub mod journal;
 
 /// Cuts input into pieces as its first byte says, so that the fuzzer chooses the chunking too.

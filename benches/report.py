@@ -1,0 +1,37 @@
+#!/usr/bin/env python3
+"""report.py FIGURES README - turns lines of JSON into the README's table between its benchmark markers."""
+import json, os, platform, sys
+
+BEGIN, END = "<!-- benchmarks: written by benches/run -->", "<!-- end of benchmarks -->"
+
+
+def cell(row):
+    value = f"{row['value']:,.3g} {row['unit']}" if row["value"] < 100 else f"{row['value']:,.0f} {row['unit']}"
+    against = f"{row['ratio']:.2f} × {row['against']} ({row['base']:,.4g})" if row.get("ratio") else ""
+    met = {True: "met", False: "**missed**", None: ""}[row.get("met")]
+    return f"| {row['figure']} | {value} | {against} | {row.get('aim') or ''} | {met} |"
+
+
+def machine():
+    with open("/proc/cpuinfo") as f:
+        model = next((line.split(":", 1)[1].strip() for line in f if line.startswith("model name")), platform.machine())
+    with open("/proc/meminfo") as f:
+        memory = int(f.readline().split()[1]) >> 20
+    return f"{os.cpu_count()} × {model}, {memory} GiB, Linux {platform.release()}"
+
+
+figures, readme = sys.argv[1:]
+with open(figures) as f:
+    rows = [json.loads(line) for line in f]
+table = "\n".join([BEGIN, f"Measured on {machine()}, everything on this one machine: compare with what stands beside it, not with other machines.", "",
+                   "| figure | here | against, in the same run | aim | |", "|---|---|---|---|---|", *map(cell, rows), END])
+with open(readme) as f:
+    text = f.read()
+if BEGIN in text and END in text:
+    head, rest = text.split(BEGIN, 1)
+    text = head + table + rest.split(END, 1)[1]
+    with open(readme, "w") as f:
+        f.write(text)
+else:
+    print(f"{readme} has no markers ({BEGIN} … {END}): the table is printed only", file=sys.stderr)
+print(table)
