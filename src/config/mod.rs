@@ -251,7 +251,7 @@ fn read_admin(mut section: Section<'_>) -> Option<admin::Options> {
 fn read_journal(mut section: Section<'_>, data_dir: &Path) -> journal::Options {
     let options = journal::Options {
         data_dir: data_dir.to_owned(),
-        segment_bytes: section.or("segment_bytes", Bytes::mib(64)).0,
+        segment_bytes: section.or("segment_bytes", Bytes::mib(32)).0,
         capacity_bytes: section.or("capacity_bytes", Bytes::gib(20)).0,
         free_bytes_min: section.or("free_bytes_min", Bytes::gib(1)).0,
         large_bytes_min: section.or("large_bytes_min", Bytes::kib(256)).0,

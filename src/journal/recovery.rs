@@ -1,7 +1,5 @@
-//! From the files to the index, at start. Reading twice gives the same: recovery changes nothing that it would judge
-//! otherwise the next time.
-//!
-//! What each file is (the gaps inside a segment have a table of their own in `scan.rs`):
+//! From the files to the index, at start; twice gives the same as once. What each file is (for gaps inside a segment see
+//! the table in `scan.rs`; no segment is written into again after a stop):
 //!
 //! | case | what is found | what it is | what is done |
 //! |---|---|---|---|
@@ -13,8 +11,6 @@
 //! | orphan | a large file that no live capture names | its draft was never committed, or its capture is done | removed |
 //! | bereft | a live capture whose large file is missing or short | the file was damaged after it was synced | quarantined |
 //! | fateless | a live capture without a fate | we stopped before the next hop's answer was recorded | released as unknown |
-//!
-//! No segment is written into again after a stop: the next record opens a new one.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
