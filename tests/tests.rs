@@ -81,6 +81,8 @@ mod dedup;
 /// Real Postfix in front of and behind mailtee: a thousand messages in each mode, failures, smuggling.
 mod postfix_filter;
 
+/// The daemon and its command line: signals, reloads, the queue, the admin page, exit codes.
+mod daemon;
 /// SMTP implementations that nobody here wrote, as client and as next hop.
 mod interop_smtp;
 

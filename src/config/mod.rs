@@ -116,8 +116,8 @@ fn read(
         document.note(
             error.span().unwrap_or(0..0),
             String::new(),
-            error.message().to_owned(),
-            "TOML".to_owned(),
+            "no TOML".to_owned(),
+            format!("a file that parses ({})", error.message()),
         );
     }
     // What a broken document still holds would only be reported as missing keys.

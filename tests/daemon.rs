@@ -1,0 +1,313 @@
+//! The daemon and its command line as an operator meets them: signals, reloads, the queue, the admin page, exit codes.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use rustix::process::Signal;
+
+use crate::kit::{Mail, Mailtee, Sink, SmtpClient, Vault, free_port, wait_until};
+
+const SOON: Duration = Duration::from_secs(20);
+
+fn mailtee() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mailtee"));
+    command.stdin(Stdio::null());
+    command
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A target where nobody listens: everything stays in the queue.
+fn gone(name: &str) -> String {
+    let port = free_port();
+    format!("[[target]]\nname = \"{name}\"\ntype = \"jmap\"\nurl = \"https://127.0.0.1:{port}/\"\n")
+}
+
+fn send(mailtee: &Mailtee, serial: u64) -> Mail {
+    let mail = Mail::plain(serial);
+    let mut client = SmtpClient::greeted(mailtee.frontend).expect("a greeting");
+    let reply = client.mail(&mail).expect("a reply");
+    assert!(reply.is_success(), "{}", reply.text());
+    mail
+}
+
+/// The ids that `mailtee queue list` names.
+fn listed(mailtee: &Mailtee, more: &[&str]) -> Vec<String> {
+    let arguments = [&["queue", "list", "--format", "json"], more].concat();
+    let output = mailtee.command(&arguments);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    text(&output.stdout)
+        .lines()
+        .map(|line| {
+            let capture: serde_json::Value = serde_json::from_str(line).expect("JSON lines");
+            capture["id"].as_str().expect("an id").to_owned()
+        })
+        .collect()
+}
+
+fn reloads(mailtee: &Mailtee, result: &str) -> f64 {
+    let metrics = mailtee.metrics();
+    metrics.value("config_reloads_total", &[("result", result)])
+}
+
+#[test]
+fn the_demo_ends_well_by_itself() {
+    let output = mailtee()
+        .args(["demo", "--exit"])
+        .output()
+        .expect("it runs");
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{out}{err}");
+    assert!(out.contains("byte for byte"), "{out}");
+}
+
+#[test]
+fn a_bad_file_leaves_the_old_configuration_running_and_a_good_one_brings_a_target() {
+    let sink = Sink::start();
+    let mailtee = Mailtee::filter(sink.address()).start();
+    let good = fs::read_to_string(mailtee.config()).expect("the configuration");
+
+    fs::write(mailtee.config(), "listen = 1\n[admin\n").expect("written");
+    mailtee.signal(Signal::HUP);
+    wait_until(SOON, "the bad file is refused", || {
+        (reloads(&mailtee, "refused") == 1.0).then_some(())
+    });
+    send(&mailtee, 1);
+    mailtee.wait_until_forwarded(SOON);
+
+    // The embedded vault is the target only where no other is named: now it goes, and two come.
+    let more = [gone("one"), gone("two")].concat();
+    fs::write(mailtee.config(), good + &more).expect("written");
+    mailtee.signal(Signal::HUP);
+    wait_until(SOON, "the good file is applied", || {
+        (reloads(&mailtee, "applied") == 1.0).then_some(())
+    });
+    send(&mailtee, 2);
+    let metrics = mailtee.metrics();
+    for target in ["one", "two"] {
+        let waiting = metrics.value("waiting_messages", &[("target", target)]);
+        assert_eq!(
+            waiting, 1.0,
+            "{target} sees what came after it was named, and that alone"
+        );
+    }
+}
+
+#[test]
+fn a_new_token_is_taken_up_by_a_reload() {
+    let vault = Mailtee::vault_alone();
+    let target = vault.as_target("archive");
+    let token_file = vault.data_dir().join("vault/tokens/target.token");
+    let token = fs::read(&token_file).expect("the token");
+    fs::write(&token_file, "not the token\n").expect("written");
+    let sink = Sink::start();
+    let mailtee = Mailtee::filter(sink.address())
+        .without_vault()
+        .append(&target)
+        .start();
+    let mail = send(&mailtee, 1);
+    let requests = |result| {
+        let labels = [("target", "archive"), ("result", result)];
+        mailtee.metrics().value("target_requests_total", &labels)
+    };
+    wait_until(SOON, "the vault refuses the token", || {
+        (requests("unauthorized") > 0.0).then_some(())
+    });
+    fs::write(&token_file, token).expect("written");
+    mailtee.signal(Signal::HUP);
+    mailtee.wait_until_forwarded(SOON);
+    let stored = Vault::copies(&vault.vault());
+    assert_eq!(stored.get(&mail.bytes), Some(&1));
+}
+
+#[test]
+fn sigterm_lets_the_message_under_way_end() {
+    let sink = Sink::start();
+    let mut mailtee = Mailtee::filter(sink.address()).start();
+    let mail = Mail::plain(7);
+    let mut client = SmtpClient::greeted(mailtee.frontend).expect("a greeting");
+    for line in [
+        format!("MAIL FROM:<{}>", mail.sender),
+        format!("RCPT TO:<{}>", mail.recipients[0]),
+        "DATA".to_owned(),
+    ] {
+        assert!(client.command(&line).expect("a reply").code < 400);
+    }
+    let (first, second) = mail.bytes.split_at(mail.bytes.len() / 2);
+    client.send(first).expect("sent");
+    mailtee.signal(Signal::TERM);
+    wait_until(SOON, "it drains", || {
+        mailtee.log().contains("draining").then_some(())
+    });
+    client.send(second).expect("sent");
+    client.send(b".\r\n").expect("sent");
+    let reply = client.reply().expect("the message's reply");
+    assert!(reply.is_success(), "{}", reply.text());
+    drop(client);
+    assert!(mailtee.terminate().success());
+    mailtee.start();
+    mailtee.wait_until_forwarded(SOON);
+    assert_eq!(mailtee.vault().copies().get(&mail.bytes), Some(&1));
+}
+
+#[test]
+fn the_queue_is_the_same_through_the_daemon_and_without_it() {
+    let sink = Sink::start();
+    let mut mailtee = Mailtee::filter(sink.address())
+        .without_vault()
+        .append(&gone("archive"))
+        .start();
+    let mails: Vec<Mail> = (1..=3).map(|serial| send(&mailtee, serial)).collect();
+    let ids = listed(&mailtee, &[]);
+    assert_eq!(ids.len(), 3);
+    for (id, mail) in ids.iter().zip(&mails) {
+        let exported = mailtee.command(&["queue", "export", id]);
+        assert_eq!(exported.stdout, mail.bytes, "{}", text(&exported.stderr));
+    }
+    assert!(
+        mailtee
+            .command(&["queue", "hold", &ids[1]])
+            .status
+            .success()
+    );
+    assert_eq!(listed(&mailtee, &["--state", "held"]), ids[1..2]);
+    let verified = mailtee.command(&["verify"]);
+    let differences = text(&verified.stdout);
+    assert_eq!(verified.status.code(), Some(1), "{differences}");
+    for id in &ids {
+        assert!(
+            differences.contains(id),
+            "it is not there yet: {differences}"
+        );
+    }
+
+    mailtee.terminate();
+    assert_eq!(listed(&mailtee, &[]), ids);
+    assert_eq!(listed(&mailtee, &["--state", "held"]), ids[1..2]);
+    let exported = mailtee.command(&["queue", "export", &ids[2]]);
+    assert_eq!(exported.stdout, mails[2].bytes);
+    assert!(
+        mailtee
+            .command(&["queue", "release", &ids[1]])
+            .status
+            .success()
+    );
+    assert!(listed(&mailtee, &["--state", "held"]).is_empty());
+    let fsck = mailtee.command(&["queue", "fsck"]);
+    assert!(fsck.status.success(), "{}", text(&fsck.stdout));
+    let unknown = mailtee.command(&["queue", "show", &"0".repeat(32)]);
+    assert_eq!(unknown.status.code(), Some(3));
+}
+
+/// Status of a request as bytes.
+fn status(address: SocketAddr, request: &str) -> u16 {
+    let mut stream = TcpStream::connect(address).expect("connected");
+    stream.write_all(request.as_bytes()).expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    let status = answer.split_ascii_whitespace().nth(1);
+    status.and_then(|code| code.parse().ok()).expect("a status")
+}
+
+#[test]
+fn pages_answer_to_known_names_and_the_api_to_its_token() {
+    let sink = Sink::start();
+    let mailtee = Mailtee::filter(sink.address()).start();
+    let token = fs::read_to_string(mailtee.data_dir().join("admin.token")).expect("a token");
+    let bearer = format!("Authorization: Bearer {}\r\n", token.trim());
+    for (path, host, header, expected) in [
+        ("/", "localhost", "", 200),
+        ("/", "127.0.0.1:9725", "", 200),
+        ("/", "rebound.example:9725", "", 421),
+        ("/metrics", "any.example", "", 200),
+        ("/readyz", "any.example", "", 200),
+        ("/api/queue", "localhost", "", 401),
+        (
+            "/api/queue",
+            "localhost",
+            "Authorization: Bearer x\r\n",
+            401,
+        ),
+        ("/api/queue", "rebound.example", &bearer, 421),
+        ("/api/queue", "localhost", &bearer, 200),
+        ("/api/queue/zz", "localhost", &bearer, 400),
+        (
+            "/api/queue/00000000000000000000000000000000",
+            "localhost",
+            &bearer,
+            404,
+        ),
+        ("/api/queue?after=zz", "localhost", &bearer, 400),
+    ] {
+        let request = format!("GET {path} HTTP/1.0\r\nHost: {host}\r\n{header}\r\n");
+        let found = status(mailtee.admin, &request);
+        assert_eq!(found, expected, "{path} as {host}, {header:?}");
+    }
+}
+
+#[test]
+fn check_tells_every_fault_at_once_and_tries_what_is_named() {
+    let sink = Sink::start();
+    let mailtee = Mailtee::filter(sink.address())
+        .option("idle_timeout", "30")
+        .option("rol", "\"filter\"")
+        .prepare();
+    let faulty = mailtee.command(&["check"]);
+    let faults = text(&faulty.stderr);
+    assert_eq!(faulty.status.code(), Some(2), "{faults}");
+    assert!(
+        faults.contains("frontend.idle_timeout: found 30"),
+        "{faults}"
+    );
+    assert!(faults.contains("`role`?"), "{faults}");
+
+    let taken = Mailtee::filter(format!("127.0.0.1:{}", free_port())).prepare();
+    let _holder = TcpListener::bind(taken.frontend).expect("a free port");
+    let checked = taken.command(&["check", "--format", "json"]);
+    let findings = text(&checked.stdout);
+    assert_eq!(checked.status.code(), Some(1), "{findings}");
+    let bad: Vec<&str> = findings
+        .lines()
+        .filter(|line| line.contains("\"ok\":false"))
+        .collect();
+    assert_eq!(
+        bad.len(),
+        2,
+        "the address is in use, the next hop is not there: {findings}"
+    );
+
+    let good = Mailtee::filter(sink.address()).prepare();
+    let checked = good.command(&["check"]);
+    assert_eq!(checked.status.code(), Some(0), "{}", text(&checked.stdout));
+}
+
+#[test]
+fn a_second_daemon_on_the_same_data_is_refused() {
+    let sink = Sink::start();
+    let mailtee = Mailtee::filter(sink.address()).start();
+    let second = mailtee.command(&["run"]);
+    let error = text(&second.stderr);
+    assert_eq!(second.status.code(), Some(3), "{error}");
+    assert!(error.contains("another process has it open"), "{error}");
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_a_listing_quietly() {
+    let mut child = mailtee()
+        .args(["completions", "bash"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it runs");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(text(&output.stderr), "");
+}
