@@ -340,6 +340,36 @@ async fn mailboxes_are_made_and_changes_are_told() {
     vault.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_is_bounded_however_many_bodies_are_asked_for() {
+    let dir = TestDir::new();
+    let vault = Running::start(dir.path()).await;
+    let mut ids = Vec::new();
+    for n in 0..9 {
+        let mut content = plain(n);
+        content.resize(9 << 20, b'x');
+        let uploaded = read_json(vault.upload(content).await).await;
+        let blob = uploaded["blobId"].as_str().unwrap().to_owned();
+        vault
+            .call(
+                &vault.write,
+                "Email/import",
+                json!({"emails": {"m": {"blobId": blob, "mailboxIds": {"B2": true}}}}),
+            )
+            .await;
+        ids.push(blob.replacen('G', "M", 1));
+    }
+    let ask = |values: bool| {
+        json!({"ids": ids, "properties": ["subject", "bodyValues"], "fetchAllBodyValues": values,
+        "maxBodyValueBytes": 10})
+    };
+    let all = vault.call(&vault.read, "Email/get", ask(true)).await;
+    assert_eq!(all["type"], "requestTooLarge");
+    let headers = vault.call(&vault.read, "Email/get", ask(false)).await;
+    assert_eq!(headers["list"].as_array().unwrap().len(), 9);
+    vault.stop().await;
+}
+
 /// Adds a token that may both read and write; for the next start.
 fn mailtee_both(dir: &std::path::Path) -> String {
     use sha2::Digest;
@@ -366,10 +396,15 @@ async fn content_is_read_as_mail_with_its_parts_and_headers() {
     let sighting = sighting_of(content);
     vault.put(content, &sighting).await;
     let id = format!("M{}", sighting.fingerprint.k1);
-    let got = vault.call(&vault.read, "Email/get", json!({"ids": [id, "Mnone"], "fetchAllBodyValues": true, "properties": [
+    let got = vault.call(&vault.read, "Email/get", json!({"ids": [id, "Mnone", id], "fetchAllBodyValues": true, "properties": [
         "from", "to", "messageId", "references", "sentAt", "subject", "hasAttachment", "preview", "bodyValues", "textBody",
         "attachments", "bodyStructure", "header:X-Twice:asText:all", "header:X-Twice:asText", "header:None"]})).await;
     assert_eq!(got["notFound"], json!(["Mnone"]));
+    assert_eq!(
+        got["list"].as_array().unwrap().len(),
+        1,
+        "asked for twice, shown once"
+    );
     let email = &got["list"][0];
     assert_eq!(
         email["from"],

@@ -309,7 +309,7 @@ impl net::Service for Https {
             .timer(TokioTimer::new())
             .keep_alive_interval(self.idle)
             .initial_stream_window_size(4 << 20)
-            .initial_connection_window_size(16 << 20)
+            .initial_connection_window_size(8 << 20)
             .max_concurrent_streams(64);
         let service = TowerToHyperService::new(self.router.clone());
         let serving = server.serve_connection(TokioIo::new(connection.stream), service);

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use super::{
-    call::{Answer, Context, Fault, answer, check_account},
+    call::{Answer, Context, Fault, answer, check_account, once},
     email_id, k1_in, mailbox,
     plan::Upload,
     thread_id,
@@ -73,7 +73,7 @@ pub(super) fn get(context: &mut Context<'_, '_>, get: Get) -> Answer {
     let properties = get.properties.unwrap_or_else(default);
     let (mut list, mut not_found) = (Vec::new(), Vec::new());
     let mut left = context.limits.request_bytes_max;
-    for id in get.ids {
+    for id in once(get.ids) {
         let Some(row) = context.blob(&id)? else {
             not_found.push(id);
             continue;

@@ -270,6 +270,13 @@ pub(super) fn writes(name: &str) -> bool {
     )
 }
 
+/// Each id once, where it came first (RFC 8620 section 5.1).
+pub(super) fn once(mut ids: Vec<String>) -> Vec<String> {
+    let mut seen = BTreeSet::new();
+    ids.retain(|id| seen.insert(id.clone()));
+    ids
+}
+
 /// Every method knows one account.
 pub(super) fn check_account(account_id: &str) -> Result<(), Fault> {
     match account_id == ACCOUNT {

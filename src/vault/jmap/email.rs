@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{
-    call::{Answer, Context, Fault, answer, check_account},
+    call::{Answer, Context, Fault, answer, check_account, once},
     email_body::{self, BodyOptions},
     email_id, k1_in, mailbox, thread_id,
 };
@@ -25,6 +25,11 @@ pub(super) const SORTS: [&str; 3] = ["receivedAt", "sentAt", "size"];
 /// What a filter may hold, so that none is a burden.
 const FILTER_DEPTH_MAX: usize = 8;
 const FILTER_CONDITIONS_MAX: usize = 64;
+
+/// Content that one answer may be made of, so that its size does not depend on how many e-mails it shows.
+const CONTENT_BYTES_MAX: usize = 64 << 20;
+/// What an e-mail counts against that where no body is asked for.
+const HEADER_BYTES: usize = 64 << 10;
 
 /// Properties that the index knows: no content is read for them, and a writer may see them.
 const INDEXED: [&str; 7] = [
@@ -60,6 +65,7 @@ pub(super) fn get(context: &mut Context<'_, '_>, get: Get) -> Answer {
         Fault::Method("requestTooLarge", "ids: null asks for every e-mail".into())
     })?;
     context.check_objects(ids.len())?;
+    let ids = once(ids);
     let properties = get.properties.unwrap_or_else(|| {
         let all = INDEXED.iter().chain(email_body::DEFAULT_PROPERTIES);
         all.map(|name| (*name).to_owned()).collect()
@@ -81,6 +87,8 @@ pub(super) fn get(context: &mut Context<'_, '_>, get: Get) -> Answer {
             bytes => bytes,
         },
     };
+    let shows_bodies = options.text_values || options.html_values;
+    let mut left = CONTENT_BYTES_MAX;
     let (mut list, mut not_found) = (Vec::new(), Vec::new());
     for id in &ids {
         let k1 = context.resolve(id).and_then(|id| k1_in(id, 'M'));
@@ -101,6 +109,13 @@ pub(super) fn get(context: &mut Context<'_, '_>, get: Get) -> Answer {
                 .map_err(|error| StoreError::io("blob", error))?,
             false => Vec::new(),
         };
+        let counted = match shows_bodies {
+            true => content.len(),
+            false => content.len().min(HEADER_BYTES),
+        };
+        left = left
+            .checked_sub(counted)
+            .ok_or_else(|| Fault::Method("requestTooLarge", "ask for fewer e-mails".into()))?;
         let message = mime::parse(&content);
         for name in &properties {
             let value = match indexed(&email, name) {

@@ -42,6 +42,8 @@ pub(crate) fn routes(state: State) -> Router {
         .route("/.well-known/jmap", get(session))
         .route("/jmap/session", get(session))
         .route("/jmap/api", post(api))
+        // The session object must name it (RFC 8620 section 2); nothing is pushed.
+        .route("/jmap/events", get(async || StatusCode::NOT_IMPLEMENTED))
         .route("/jmap/upload/{account}", post(upload))
         .route("/jmap/upload/{account}/", post(upload))
         .route("/jmap/download/{account}/{blob}/{name}", get(download))

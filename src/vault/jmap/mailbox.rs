@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::call::{Answer, Context, Fault, answer, check_account, set_error};
+use super::call::{Answer, Context, Fault, answer, check_account, once, set_error};
 use crate::{
     targets::jmap::shapes::SetError,
     vault::storage::rows::{self, MailboxRow},
@@ -48,12 +48,12 @@ pub(super) fn get(context: &mut Context<'_, '_>, get: Get) -> Answer {
     context.settle_counts()?;
     let all = rows::mailboxes(context.connection())?;
     let (mut list, mut not_found) = (Vec::new(), Vec::new());
-    match &get.ids {
+    match get.ids.map(once) {
         None => list.extend(&all),
         Some(ids) => {
             context.check_objects(ids.len())?;
             for id in ids {
-                let row = context.resolve(id).and_then(row_in);
+                let row = context.resolve(&id).and_then(row_in);
                 match all.iter().find(|mailbox| Some(mailbox.row) == row) {
                     Some(mailbox) => list.push(mailbox),
                     None => not_found.push(id),

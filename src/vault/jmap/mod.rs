@@ -5,6 +5,9 @@
 //! ([`plan`]); then its calls run in order: in a round of the store where one of them writes, on a reader where none does.
 //! So a batch of a hundred messages is one hop, one transaction and a share of one sync.
 //!
+//! The same message (K2) in other bytes is never a second e-mail: importing it answers `alreadyExists` with the copy's id,
+//! as RFC 8621 section 4.8 provides; a sighting brings what it alone has.
+//!
 //! There is one account. Ids are made of the content: `G` + K1 is a blob, `M` + K1 the e-mail of these bytes, `T` + K1
 //! its thread, which is the e-mail alone.
 

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    call::{Answer, Context, Fault, answer, check_account, set_error},
+    call::{Answer, Context, Fault, answer, check_account, once, set_error},
     email_id, k1_in,
     mailbox::pick,
 };
@@ -179,7 +179,7 @@ pub(super) fn get(context: &mut Context<'_, '_>, get: Get) -> Answer {
     check_account(&get.account_id)?;
     context.check_objects(get.ids.len())?;
     let (mut list, mut not_found) = (Vec::new(), Vec::new());
-    for id in &get.ids {
+    for id in &once(get.ids) {
         let asked = context.resolve(id).and_then(|id| id.parse().ok());
         let row = match asked {
             Some(id) => rows::sighting(context.connection(), id)?,
@@ -187,7 +187,7 @@ pub(super) fn get(context: &mut Context<'_, '_>, get: Get) -> Answer {
         };
         match row {
             Some(row) => list.push(show(context, &row, get.properties.as_deref())?),
-            None => not_found.push(id),
+            None => not_found.push(id.clone()),
         }
     }
     answer(&json!({
