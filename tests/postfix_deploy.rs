@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::kit::{
-    Mail, Peer, Sink, SmtpClient, TestDir, free_port,
+    Archive, Mail, Mailtee, Peer, Sink, SmtpClient, TestDir, free_port,
     sink::{Answer, Moment},
     wait_until,
 };
@@ -417,6 +417,62 @@ fn a_running_postfix_takes_the_filter_in_waits_for_it_and_lets_it_go() {
     // pickup(8) would look by itself within a minute.
     postfix_command("postkick", &dir, &["public", "pickup", "W"]);
     wait_until_received(&next_hop, &waits);
+}
+
+#[test]
+fn a_running_postfix_takes_mailtee_in_before_its_queue_and_lets_it_go() {
+    let next_hop = Sink::start();
+    let postfix = Peer::set("postfix")
+        .env("NEXT_HOP", next_hop.address())
+        .start();
+    let dir = PathBuf::from(postfix.var("MAIL_CONFIG"));
+    postconf(&dir, &["-MX", "mailtee/unix"]);
+    let before = contents(&dir);
+    let reinject = format!("127.0.0.1:{}", free_port());
+    let mailtee = Mailtee::filter(&reinject).start();
+    let front = postfix.address("SMTP");
+    succeeds(script(
+        &dir,
+        &[
+            "proxy-filter",
+            "--service",
+            &format!("{front}/inet"),
+            "--filter",
+            &mailtee.frontend.to_string(),
+            "--reinject",
+            &reinject,
+        ],
+    ));
+    postfix_command("postfix", &dir, &["reload"]);
+    let captured = || {
+        let outcome = [("frontend", "front"), ("outcome", "captured")];
+        mailtee.metrics().value("captured_messages_total", &outcome)
+    };
+    let mut serial = 0;
+    let mail = wait_until(Duration::from_secs(20), "mail passes mailtee", || {
+        // Server processes from before the reload end by and by.
+        serial += 1;
+        let mail = send(front, serial);
+        (captured() > 0.0).then_some(mail)
+    });
+    wait_until_received(&next_hop, &mail);
+    mailtee.wait_until_forwarded(Duration::from_secs(30));
+    Archive::read(&mailtee).one_with(&mail.bytes, "what passed");
+
+    succeeds(script(&dir, &["--undo"]));
+    assert_eq!(contents(&dir), before);
+    postfix_command("postfix", &dir, &["reload"]);
+    wait_until(
+        Duration::from_secs(20),
+        "mail passes without mailtee",
+        || {
+            serial += 1;
+            let before = captured();
+            let mail = send(front, serial);
+            wait_until_received(&next_hop, &mail);
+            (captured() == before).then_some(())
+        },
+    );
 }
 
 fn send(to: SocketAddr, serial: u64) -> Mail {

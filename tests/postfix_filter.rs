@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::kit::{
-    Archive, Mail, Mailtee, Peer, Sink, SmtpClient,
+    Archive, Mail, Mailtee, Peer, Sink, SmtpClient, TestDir,
     client::{Reply, stuffed},
     free_port,
     sink::{Answer, Moment},
@@ -128,8 +128,8 @@ fn before_last_hop(bytes: &[u8]) -> &[u8] {
 }
 
 /// Sends the whole set through a chain, checks copies and sightings against what was sent and what arrived; gives the
-/// replies that the clients heard.
-fn a_thousand_messages(chain: &Chain) -> BTreeSet<String> {
+/// replies that the clients heard, and the archive.
+fn a_thousand_messages(chain: &Chain) -> (BTreeSet<String>, Archive) {
     let next = AtomicU64::new(0);
     let replies: BTreeSet<String> = std::thread::scope(|scope| {
         let senders: Vec<_> = (0..SENDERS)
@@ -234,16 +234,16 @@ fn a_thousand_messages(chain: &Chain) -> BTreeSet<String> {
             );
         }
     }
-    replies
+    (replies, archive)
 }
 
 #[test]
 fn content_filter_each_of_a_thousand_messages_has_one_exact_copy() {
     let chain = Chain::start("content_filter", "");
-    a_thousand_messages(&chain);
+    let (_, archive) = a_thousand_messages(&chain);
     let log = chain.log();
     assert!(!log.contains("status=bounced"), "{log}");
-    for copy in &Archive::read(&chain.mailtee).copies {
+    for copy in &archive.copies {
         for (sighted, reply) in copy.sightings.iter().zip(copy.replies()) {
             // Postfix's own words for the transaction with mailtee: the next hop's reply, and the id it has for us.
             let queue_id = sighted
@@ -265,8 +265,8 @@ fn content_filter_each_of_a_thousand_messages_has_one_exact_copy() {
 #[test]
 fn proxy_filter_each_of_a_thousand_messages_has_one_exact_copy() {
     let chain = Chain::start("proxy_filter", "");
-    let heard = a_thousand_messages(&chain);
-    let recorded: BTreeSet<String> = Archive::read(&chain.mailtee)
+    let (heard, archive) = a_thousand_messages(&chain);
+    let recorded: BTreeSet<String> = archive
         .copies
         .iter()
         .flat_map(|copy| copy.replies())
@@ -282,6 +282,35 @@ fn proxy_filter_each_of_a_thousand_messages_has_one_exact_copy() {
         words(recorded),
         "clients heard the next hop's own replies"
     );
+}
+
+#[test]
+fn proxy_filter_over_a_unix_socket() {
+    let (sink, reinject, dir) = (Sink::start(), free_port(), TestDir::new());
+    let socket = dir.join("in.sock");
+    let mailtee = Mailtee::filter(format!("127.0.0.1:{reinject}"))
+        .append(&format!(
+            "[[frontend]]\nname = \"unix\"\nprotocol = \"smtp\"\nrole = \"filter\"\n\
+             listen = \"unix:{}\"\nupstream = \"127.0.0.1:{reinject}\"\n",
+            socket.display()
+        ))
+        .start();
+    let postfix = Peer::set("postfix")
+        .argument("proxy_filter")
+        .env("NEXT_HOP", sink.address())
+        .env("FILTER", format!("unix:{}", socket.display()))
+        .env("REINJECT_PORT", reinject)
+        .start();
+    let mail = Mail::plain(1);
+    let mut client = SmtpClient::greeted(postfix.address("SMTP")).unwrap();
+    assert!(client.mail(&mail).unwrap().is_success());
+    sink.wait_for(1);
+    mailtee.wait_until_forwarded(Duration::from_secs(30));
+    let archive = Archive::read(&mailtee);
+    let copy = archive.one_with(&mail.bytes, "what passed");
+    assert_eq!(copy.sightings[0].sighting.frontend, "unix");
+    // Our own peer has no address; XFORWARD brought the client's.
+    assert_eq!(copy.sightings[0].client().address, Some("127.0.0.1".into()));
 }
 
 #[test]
