@@ -10,9 +10,9 @@ use mailtee::{
     channel::{self, Credentials, SecretSource},
     dedup::{Claim, StoredCopy},
     forward::verify::{Finding, verify},
-    message::{CaptureId, Fingerprinter, UnixMillis},
+    message::{Acceptance, Body, CaptureId, Fingerprinter, UnixMillis},
     targets::{
-        RemoteStore,
+        Content, Outgoing, PutError, RemoteStore,
         jmap::{Jmap, Options, shapes},
     },
 };
@@ -21,7 +21,7 @@ use sha2::Digest;
 
 use crate::{
     forward_faulty::{Fault, Faulty},
-    forward_rig::{Rig, TARGET, until},
+    forward_rig::{Rig, TARGET, sighting, until},
     kit::{Mail, TestDir},
     vault_kit::Running,
 };
@@ -472,6 +472,49 @@ async fn a_server_that_keeps_no_sightings_gets_each_as_one_mail() {
             assert_eq!(of_id.count(), 1, "{id}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_target_says_of_one_message_is_what_forwarding_hears() {
+    let scene = Scene::new().await;
+    let bytes = Mail::plain(1).bytes;
+    let batch = [Outgoing {
+        sighting: Arc::new(sighting(&bytes, "u@example.org")),
+        acceptance: Acceptance::Unknown,
+        content: Content::Copy(Body::Small(bytes.into())),
+        attempted: false,
+    }];
+    let seconds = |n| Some(Duration::from_secs(n));
+    for (fault, heard) in [
+        (Fault::Status(429, Some(7)), Some(seconds(7))),
+        (Fault::Status(503, Some(30)), Some(seconds(30))),
+        (Fault::Status(507, None), Some(None)),
+        (Fault::Stall, Some(None)),
+        (Fault::ReplyLost, Some(None)),
+        (Fault::Status(500, None), None),
+        (Fault::Status(401, None), None),
+        (Fault::Status(413, None), None),
+    ] {
+        scene.store.probe().await.expect("the target is there");
+        scene.faulty.script([fault.clone()]);
+        let error = scene.store.put(&batch).await.remove(0).unwrap_err();
+        match (&fault, error) {
+            (_, PutError::Unavailable { retry_after, .. }) => {
+                assert_eq!(Some(retry_after), heard, "{fault:?}")
+            }
+            (Fault::Status(500, _), PutError::Failed { .. })
+            | (Fault::Status(401, _), PutError::Unauthorized { .. })
+            | (Fault::Status(413, _), PutError::Refused { .. }) => assert_eq!(heard, None),
+            (_, error) => panic!("{fault:?}: {error:?}"),
+        }
+    }
+    // Stored when the reply was lost: the same again is one copy and one sighting.
+    let receipt = scene.store.put(&batch).await.remove(0).expect("taken");
+    assert!(receipt.already.is_none());
+    assert_eq!(
+        (scene.copies().await.len(), scene.sightings().await),
+        (1, 1)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -81,29 +81,8 @@ impl Rig {
 
     /// Captures a message that the next hop took.
     pub(crate) async fn capture(&self, bytes: &[u8], recipient: &str) -> CaptureId {
-        let now = UnixMillis::from_system(SystemTime::now());
-        let id = CaptureId::from_parts(now, rand::random());
-        let sighting = Sighting {
-            id,
-            captured_at: now,
-            frontend: "test".into(),
-            protocol: Protocol::Smtp,
-            session: "s1".into(),
-            origin: Origin::Transaction {
-                envelope: Envelope {
-                    sender: "sender@mailtee.test".into(),
-                    recipients: vec![Recipient {
-                        address: recipient.into(),
-                        ..Recipient::default()
-                    }],
-                    ..Envelope::default()
-                },
-                client: Client::default(),
-            },
-            fidelity: Vec::new(),
-            bytes: bytes.len() as u64,
-            fingerprint: Fingerprinter::of(bytes),
-        };
+        let sighting = sighting(bytes, recipient);
+        let id = sighting.id;
         let mut draft = self.journal.draft().expect("room");
         for piece in bytes.chunks(64 << 10) {
             draft.write(piece).await.expect("written");
@@ -192,6 +171,33 @@ impl Rig {
     pub(crate) fn lag(&self) -> f64 {
         let now = UnixMillis::from_system(SystemTime::now());
         self.queue().lag_seconds(now)
+    }
+}
+
+/// A sighting of content in an SMTP transaction, now.
+pub(crate) fn sighting(bytes: &[u8], recipient: &str) -> Sighting {
+    let now = UnixMillis::from_system(SystemTime::now());
+    let id = CaptureId::from_parts(now, rand::random());
+    Sighting {
+        id,
+        captured_at: now,
+        frontend: "test".into(),
+        protocol: Protocol::Smtp,
+        session: "s1".into(),
+        origin: Origin::Transaction {
+            envelope: Envelope {
+                sender: "sender@mailtee.test".into(),
+                recipients: vec![Recipient {
+                    address: recipient.into(),
+                    ..Recipient::default()
+                }],
+                ..Envelope::default()
+            },
+            client: Client::default(),
+        },
+        fidelity: Vec::new(),
+        bytes: bytes.len() as u64,
+        fingerprint: Fingerprinter::of(bytes),
     }
 }
 

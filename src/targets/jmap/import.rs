@@ -15,6 +15,9 @@ use super::{
 };
 use crate::message::{Body, K1};
 
+/// A server that takes ten messages a second still answers before its silence is taken for a fault.
+const IMPORTED_AT_ONCE: usize = 50;
+
 /// A message to be imported.
 pub(super) struct Wanted {
     pub body: Body,
@@ -125,7 +128,8 @@ impl Jmap {
         blobs: &BTreeMap<usize, String>,
         results: &mut Imported,
     ) -> Vec<usize> {
-        let count_max = known.server.limits.max_objects_in_set.max(1) as usize;
+        let objects_max = known.server.limits.max_objects_in_set.max(1) as usize;
+        let count_max = objects_max.min(IMPORTED_AT_ONCE);
         let all: Vec<_> = blobs.keys().copied().collect();
         let mut halving = Halving::new(all.chunks(count_max).map(<[_]>::to_vec).collect());
         let (mut there, mut gone) = (Vec::new(), Vec::new());

@@ -301,3 +301,55 @@ fn keywords(options: &Options, sighting: &Sighting) -> BTreeMap<String, bool> {
     }
     keywords
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::{CaptureId, Fingerprint, Placement, Protocol};
+
+    #[test]
+    fn a_mailbox_is_named_by_role_or_path() {
+        assert_eq!("role:Archive".parse(), Ok(Place::Role("archive".into())));
+        assert_eq!("a/b c".parse(), Ok(Place::Path("a/b c".into())));
+        for wrong in ["", "role:", "/a", "a//b", "a/"] {
+            assert_eq!(wrong.parse::<Place>(), Err(NoPlace), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_placement_gives_the_copy_its_time_and_its_flags() {
+        let flags = [
+            "\\Seen",
+            "\\Recent",
+            "$Forwarded",
+            "NonJunk",
+            "two words",
+            "",
+        ];
+        let sighting = Sighting {
+            id: CaptureId::from_bytes([1; 16]),
+            captured_at: UnixMillis(1_700_000_000_999),
+            frontend: "imap".into(),
+            protocol: Protocol::Imap,
+            session: "s".into(),
+            origin: Origin::Placement(Placement {
+                account: "alice".into(),
+                folder: "INBOX".into(),
+                uid: Some(1),
+                uid_validity: Some(1),
+                flags: flags.map(Into::into).to_vec(),
+                internal_date: Some(UnixMillis(1_433_160_000_500)),
+            }),
+            fidelity: Vec::new(),
+            bytes: 0,
+            fingerprint: Fingerprint::default(),
+        };
+        assert_eq!(received_at(&sighting), "2015-06-01T12:00:00Z");
+        let options = Options {
+            keywords: vec!["$copied".into()],
+            ..Options::default()
+        };
+        let keywords: Vec<_> = keywords(&options, &sighting).into_keys().collect();
+        assert_eq!(keywords, ["$copied", "$forwarded", "$seen", "nonjunk"]);
+    }
+}
