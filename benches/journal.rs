@@ -1,6 +1,6 @@
 //! How fast the journal takes messages, against plain files on the same disk in the same run.
 //!
-//! `cargo bench --bench journal [-- --seconds 3]` prints a line of JSON for each measurement, then a table. The peers are
+//! `cargo bench --bench journal [-- --seconds 7]` prints a line of JSON for each measurement, then a table. The peers are
 //! what a careful program without a journal would do: append and `fdatasync` each message, or append 64 and sync once.
 //! Rounds alternate between journal and peer, so that a busy machine hits both.
 
@@ -23,12 +23,12 @@ use mailtee::{
 };
 
 const MESSAGE_BYTES: usize = 10_000;
-const ROUNDS: u32 = 3;
+const ROUNDS: u32 = 7;
 
 fn main() -> io::Result<()> {
     let mut arguments = std::env::args().skip_while(|argument| argument != "--seconds");
     let seconds = arguments.nth(1).and_then(|text| text.parse().ok());
-    let round = Duration::from_secs_f64(seconds.unwrap_or(3.0)) / ROUNDS;
+    let round = Duration::from_secs_f64(seconds.unwrap_or(7.0)) / ROUNDS;
     // The target directory, not /tmp, which may be memory.
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
