@@ -91,3 +91,6 @@ mod smtp_rig;
 
 /// SMTP and LMTP sessions over sockets: captures, failures, limits, shutting down.
 mod smtp_sessions;
+
+/// TLS and PROXY headers on both legs of an SMTP session.
+mod smtp_secure;

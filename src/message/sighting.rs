@@ -136,7 +136,8 @@ pub enum Fidelity {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "lowercase")]
 pub enum Acceptance {
-    /// The next hop took it; its own reply.
+    /// The next hop took it; its own reply. With LMTP one line for each recipient that it had accepted, in their order:
+    /// some of them may be refusals.
     Accepted { reply: WireText },
     /// The next hop refused it; only kept where `capture_rejected = true`.
     Rejected { reply: WireText },

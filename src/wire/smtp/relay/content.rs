@@ -67,6 +67,9 @@ impl Relay {
         };
         let (decoder, stuffer) = &mut **state;
         let from = self.copy.len();
+        // One allocation a read, not one each time that a line does not fit any more.
+        self.copy.reserve(bytes.len());
+        self.to_upstream.reserve(bytes.len() + bytes.len() / 32);
         let decoded = decoder.decode(bytes, &mut self.copy);
         let bare = decoder.saw_bare();
         self.content.bytes += (self.copy.len() - from) as u64;
