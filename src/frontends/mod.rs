@@ -4,6 +4,7 @@
 //! are carried out (`session`) and the copy goes into the journal (`copy`). A front end never names a target and never
 //! parses MIME. One session's fault, a panic included, ends that session alone.
 
+mod arrival;
 mod copy;
 mod options;
 mod pump;
@@ -101,7 +102,7 @@ pub async fn start(
 
 impl Service for FrontEnd {
     fn serve(self: Arc<Self>, connection: Connection) -> impl Future<Output = ()> + Send {
-        session::run(self, connection)
+        arrival::run(self, connection)
     }
 
     fn failed(&self, peer: &Peer, reason: &'static str, cause: &dyn fmt::Display) {

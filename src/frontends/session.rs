@@ -1,177 +1,32 @@
-//! One session: connect to the next hop, carry the relay's steps out, end.
+//! One session: carry bytes, carry the relay's steps out, end.
 //!
 //! What a step needs is awaited here, so a session is one task and at most one thing happens in it at a time. The order
 //! that keeps the promise is in `end_copy`: the journal has synced before the relay lets the end of data go.
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use tokio::{
-    io::AsyncWriteExt,
-    time::{Instant, timeout},
-};
+use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
 use super::{
-    FrontEnd, Limits, OnCaptureFailure, TellClient, UpstreamTls,
+    FrontEnd, Limits, OnCaptureFailure, UpstreamTls,
+    arrival::count,
     copy::{self, Copy},
     pump::{Event, NextHop, Pump},
 };
 use crate::{
     journal::{Captured, JournalError},
     message::{Acceptance, CaptureId, Client, WireText},
-    net::{Connection, Peer, Refusal, Stream, TlsError, proxy_protocol},
+    net::{Peer, Stream, TlsError},
     wire::smtp::{
-        Relay, Role, Server, Step,
+        Relay, Role, Step,
         answer::Failure,
         relay::{Copied, Fate},
     },
 };
 
 /// Time for a client to read our last words.
-const FAREWELL: Duration = Duration::from_secs(10);
-
-/// A session from its first byte to its last.
-pub(super) async fn run(front: Arc<FrontEnd>, connection: Connection) {
-    let serial = front.metrics.session_serial.fetch_add(1, Ordering::Relaxed);
-    let id = format!("{:x}.{serial:x}", front.started.0 / 1000);
-    let mut stream = connection.stream;
-    let peer = connection.peer;
-
-    let refused = match connection.refused {
-        Some(Refusal::TooManySessions) => Some(Failure::TooManySessions),
-        Some(Refusal::TooManyFromAddress) => Some(Failure::TooManyFromAddress),
-        None if !is_allowed(&front, &peer) => Some(Failure::NotAllowed),
-        None => None,
-    };
-    if let Some(failure) = refused {
-        return turn_away(&front, &id, &mut stream, &peer, failure, &"refused").await;
-    }
-
-    let _open = Open::new(front.clone());
-
-    let next_hop = match next_hop(&front, &peer, &stream).await {
-        Ok(next_hop) => next_hop,
-        Err(cause) => {
-            let failure = Failure::UpstreamRefused;
-            return turn_away(&front, &id, &mut stream, &peer, failure, &cause).await;
-        }
-    };
-    let client = Client {
-        address: peer.ip().map(|ip| WireText::from(ip.to_string())),
-        port: peer.port(),
-        tls: stream.tls(),
-        ..Client::default()
-    };
-    let trusted = front.options.trusted.contains(&peer);
-    let upstream_tls = matches!(&next_hop, NextHop::Socket(Stream::Client(_)));
-    let mut session = Session {
-        relay: Relay::new(front.rules.clone(), client, trusted, upstream_tls),
-        pump: Pump::new(stream, next_hop, &front.stop),
-        id,
-        peer,
-        copy: None,
-        captured: None,
-        gap: None,
-        replaced: false,
-        message_bytes: 0,
-        ended_at: None,
-        stopping: false,
-        end: Instant::now() + front.options.limits.total,
-        front,
-    };
-    session.talk().await;
-}
-
-fn is_allowed(front: &FrontEnd, peer: &Peer) -> bool {
-    let allowed = front.options.allowed.as_ref();
-    allowed.is_none_or(|networks| networks.contains(peer))
-}
-
-/// The session in the gauge of open ones, however it ends.
-struct Open(Arc<FrontEnd>);
-
-impl Open {
-    fn new(front: Arc<FrontEnd>) -> Self {
-        let (metrics, name) = (&front.metrics, front.options.name.as_str());
-        metrics.sessions.with_label_values(&[name]).inc();
-        metrics.sessions_total.with_label_values(&[name]).inc();
-        Self(front)
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        let (metrics, name) = (&self.0.metrics, self.0.options.name.as_str());
-        metrics.sessions.with_label_values(&[name]).dec();
-    }
-}
-
-async fn turn_away(
-    front: &FrontEnd,
-    session: &str,
-    stream: &mut Stream,
-    peer: &Peer,
-    failure: Failure,
-    cause: &(dyn std::fmt::Display + Sync),
-) {
-    count(front, session, peer, failure, cause);
-    let reply = failure.with_id(None);
-    let farewell = async {
-        stream.write_all(reply.as_bytes()).await?;
-        stream.shutdown().await
-    };
-    // Whoever does not read it is not told.
-    let _ = timeout(FAREWELL, farewell).await;
-}
-
-fn count(
-    front: &FrontEnd,
-    session: &str,
-    peer: &Peer,
-    failure: Failure,
-    cause: &(dyn std::fmt::Display + Sync),
-) {
-    let name = &front.options.name;
-    if let Some(reason) = failure.reason() {
-        front.metrics.session_error(name, reason);
-    }
-    info!(frontend = %name, session, %peer, ?failure, %cause, "session cut short");
-}
-
-/// The next hop, connected, with PROXY header and TLS where they come first.
-async fn next_hop(front: &FrontEnd, peer: &Peer, client: &Stream) -> Result<NextHop, String> {
-    let Some(upstream) = &front.options.upstream else {
-        let server = Server::new(front.options.dialect(), &front.options.hostname);
-        return Ok(NextHop::Inner(Box::new(server)));
-    };
-    let limit = front.options.limits.upstream_connect;
-    let mut socket = upstream
-        .address
-        .connect(limit)
-        .await
-        .map_err(|error| format!("{}: {error}", upstream.address))?;
-    let secured = async {
-        if let TellClient::Proxy(version) = front.options.tell_client {
-            let header = proxy_protocol::header(version, peer, client.local());
-            let sent = socket.write_all(&header).await;
-            sent.map_err(|error| error.to_string())?;
-        }
-        match &upstream.tls {
-            UpstreamTls::Implicit(tls, name) => tls
-                .connect(socket, name)
-                .await
-                .map_err(|error| error.to_string()),
-            _ => Ok(Stream::from(socket)),
-        }
-    };
-    match timeout(limit, secured).await {
-        Ok(stream) => stream.map(NextHop::Socket),
-        Err(_) => Err(format!("{}: timed out", upstream.address)),
-    }
-}
+pub(super) const FAREWELL: Duration = Duration::from_secs(10);
 
 /// How long to wait, and whose silence it is that ends the wait.
 fn patience(relay: &Relay, limits: &Limits) -> (Duration, Failure) {
@@ -186,7 +41,7 @@ fn patience(relay: &Relay, limits: &Limits) -> (Duration, Failure) {
     }
 }
 
-struct Session {
+pub(super) struct Session {
     front: Arc<FrontEnd>,
     relay: Relay,
     pump: Pump,
@@ -198,7 +53,6 @@ struct Session {
     captured: Option<Captured>,
     /// The message that passes uncopied, and why.
     gap: Option<(CaptureId, JournalError)>,
-    replaced: bool,
     message_bytes: u64,
     ended_at: Option<Instant>,
     stopping: bool,
@@ -209,7 +63,38 @@ struct Session {
 struct Over;
 
 impl Session {
-    async fn talk(&mut self) {
+    pub(super) fn new(
+        front: Arc<FrontEnd>,
+        id: String,
+        peer: Peer,
+        stream: Stream,
+        next_hop: NextHop,
+    ) -> Self {
+        let client = Client {
+            address: peer.ip().map(|ip| WireText::from(ip.to_string())),
+            port: peer.port(),
+            tls: stream.tls(),
+            ..Client::default()
+        };
+        let trusted = front.options.trusted.contains(&peer);
+        let upstream_tls = matches!(&next_hop, NextHop::Socket(Stream::Client(_)));
+        Self {
+            relay: Relay::new(front.rules.clone(), client, trusted, upstream_tls),
+            pump: Pump::new(stream, next_hop, &front.stop),
+            id,
+            peer,
+            copy: None,
+            captured: None,
+            gap: None,
+            message_bytes: 0,
+            ended_at: None,
+            stopping: false,
+            end: Instant::now() + front.options.limits.total,
+            front,
+        }
+    }
+
+    pub(super) async fn talk(&mut self) {
         loop {
             self.pump.offer(&mut self.relay);
             if self.carry_out().await.is_err() {
@@ -226,7 +111,12 @@ impl Session {
             let limit = |relay: &Relay| patience(relay, limits).0;
             match self.pump.turn(&mut self.relay, limit, self.end).await {
                 Event::Moved => {}
-                Event::ClientEnded => self.relay.client_ended(),
+                Event::ClientEnded => {
+                    if !self.relay.is_idle() {
+                        self.report(Failure::ClientLost);
+                    }
+                    self.relay.client_ended();
+                }
                 Event::ClientLost => {
                     self.report(Failure::ClientLost);
                     self.relay.client_lost();
@@ -306,7 +196,6 @@ impl Session {
 
     async fn end_copy(&mut self) {
         let ended = self.relay.take_ended();
-        self.replaced = ended.replaced;
         self.message_bytes = ended.bytes;
         let began = Instant::now();
         self.ended_at = Some(began);

@@ -1,0 +1,143 @@
+//! From an accepted connection to a session: who may come in, and the way to the next hop.
+
+use std::{
+    fmt::Display,
+    sync::{Arc, atomic::Ordering},
+};
+
+use tokio::{io::AsyncWriteExt, time::timeout};
+use tracing::{info, warn};
+
+use super::{
+    FrontEnd, TellClient, UpstreamTls,
+    pump::NextHop,
+    session::{FAREWELL, Session},
+};
+use crate::{
+    net::{Connection, Peer, Refusal, Stream, proxy_protocol},
+    wire::smtp::{Server, answer::Failure},
+};
+
+/// A session from its first byte to its last.
+pub(super) async fn run(front: Arc<FrontEnd>, connection: Connection) {
+    let serial = front.metrics.session_serial.fetch_add(1, Ordering::Relaxed);
+    let id = format!("{:x}.{serial:x}", front.started.0 / 1000);
+    let mut stream = connection.stream;
+    let peer = connection.peer;
+
+    let refused = match connection.refused {
+        Some(Refusal::TooManySessions) => Some(Failure::TooManySessions),
+        Some(Refusal::TooManyFromAddress) => Some(Failure::TooManyFromAddress),
+        None if !is_allowed(&front, &peer) => Some(Failure::NotAllowed),
+        None => None,
+    };
+    if let Some(failure) = refused {
+        return turn_away(&front, &id, &mut stream, &peer, failure, &"refused").await;
+    }
+
+    let _open = Open::new(front.clone());
+
+    let next_hop = match next_hop(&front, &peer, &stream).await {
+        Ok(next_hop) => next_hop,
+        Err(cause) => {
+            let failure = Failure::UpstreamRefused;
+            return turn_away(&front, &id, &mut stream, &peer, failure, &cause).await;
+        }
+    };
+    Session::new(front, id, peer, stream, next_hop).talk().await;
+}
+
+fn is_allowed(front: &FrontEnd, peer: &Peer) -> bool {
+    let allowed = front.options.allowed.as_ref();
+    allowed.is_none_or(|networks| networks.contains(peer))
+}
+
+/// The session in the gauge of open ones, however it ends.
+struct Open(Arc<FrontEnd>);
+
+impl Open {
+    fn new(front: Arc<FrontEnd>) -> Self {
+        let (metrics, name) = (&front.metrics, front.options.name.as_str());
+        metrics.sessions.with_label_values(&[name]).inc();
+        metrics.sessions_total.with_label_values(&[name]).inc();
+        Self(front)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let (metrics, name) = (&self.0.metrics, self.0.options.name.as_str());
+        metrics.sessions.with_label_values(&[name]).dec();
+    }
+}
+
+/// Says why, and leaves.
+async fn turn_away(
+    front: &FrontEnd,
+    session: &str,
+    stream: &mut Stream,
+    peer: &Peer,
+    failure: Failure,
+    cause: &(dyn Display + Sync),
+) {
+    count(front, session, peer, failure, cause);
+    let reply = failure.with_id(None);
+    let farewell = async {
+        stream.write_all(reply.as_bytes()).await?;
+        stream.shutdown().await
+    };
+    // Whoever does not read it is not told.
+    let _ = timeout(FAREWELL, farewell).await;
+}
+
+/// Counts and logs what was cut short.
+pub(super) fn count(
+    front: &FrontEnd,
+    session: &str,
+    peer: &Peer,
+    failure: Failure,
+    cause: &(dyn Display + Sync),
+) {
+    let name = &front.options.name;
+    if let Some(reason) = failure.reason() {
+        front.metrics.session_error(name, reason);
+    }
+    match failure {
+        Failure::UpstreamRefused | Failure::UpstreamLost | Failure::UpstreamTimeout => {
+            warn!(frontend = %name, session, %peer, ?failure, %cause, "next hop failed");
+        }
+        _ => info!(frontend = %name, session, %peer, ?failure, %cause, "session cut short"),
+    }
+}
+
+/// The next hop, connected, with PROXY header and TLS where they come first.
+async fn next_hop(front: &FrontEnd, peer: &Peer, client: &Stream) -> Result<NextHop, String> {
+    let Some(upstream) = &front.options.upstream else {
+        let server = Server::new(front.options.dialect(), &front.options.hostname);
+        return Ok(NextHop::Inner(Box::new(server)));
+    };
+    let limit = front.options.limits.upstream_connect;
+    let mut socket = upstream
+        .address
+        .connect(limit)
+        .await
+        .map_err(|error| format!("{}: {error}", upstream.address))?;
+    let secured = async {
+        if let TellClient::Proxy(version) = front.options.tell_client {
+            let header = proxy_protocol::header(version, peer, client.local());
+            let sent = socket.write_all(&header).await;
+            sent.map_err(|error| error.to_string())?;
+        }
+        match &upstream.tls {
+            UpstreamTls::Implicit(tls, name) => tls
+                .connect(socket, name)
+                .await
+                .map_err(|error| error.to_string()),
+            _ => Ok(Stream::from(socket)),
+        }
+    };
+    match timeout(limit, secured).await {
+        Ok(stream) => stream.map(NextHop::Socket),
+        Err(_) => Err(format!("{}: timed out", upstream.address)),
+    }
+}
