@@ -15,6 +15,7 @@ mod jmap;
 mod mbox;
 mod mime;
 mod page;
+mod patience;
 mod storage;
 pub mod view;
 
@@ -40,6 +41,7 @@ pub use storage::StoreError;
 
 use auth::Tokens;
 use index::Indexer;
+use patience::Patient;
 use storage::Store;
 
 /// How often uploads that nothing names are looked for.
@@ -312,7 +314,8 @@ impl net::Service for Https {
             .initial_connection_window_size(8 << 20)
             .max_concurrent_streams(64);
         let service = TowerToHyperService::new(self.router.clone());
-        let serving = server.serve_connection(TokioIo::new(connection.stream), service);
+        let stream = TokioIo::new(Patient::new(connection.stream, self.idle));
+        let serving = server.serve_connection(stream, service);
         tokio::pin!(serving);
         let ended = tokio::select! {
             ended = serving.as_mut() => ended,
