@@ -18,13 +18,21 @@
 //! | [`admin`] | metrics, health, status page and API | change a message |
 //!
 //! [`config`] turns `mailtee.toml` into each stage's options, [`metrics`] names every metric once, [`daemon`] builds the
-//! stages and drains them in the data's order, [`cli`] is one file a verb.
+//! stages and drains them in the data's order, [`cli`] is one file a verb (`cli/demo` is the shortest way to see it all).
+//!
+//! **Who may import whom.** Front ends and forward never name each other: they meet in the journal. `message`, `wire`,
+//! `criteria`, the record format and the retry policy are pure: no tokio, sockets, files, clock or randomness. `targets`
+//! know no journal, `journal` knows no network. Only `daemon`, `cli` and `main` know everything, and only they build a
+//! stage out of another's parts. `tests/tidy.rs` has the whole table and reads the `use` lines.
+//!
+//! **Two runtimes.** Front ends run at the process's own priority; forwarding, the vault and the admin page on threads
+//! that stand back (nice 10), because a client waits for the one and nobody for the other. The journal's writer and the
+//! dedup map's writer are threads of their own.
 //!
 //! **Absent on purpose.** No stage but the journal writes to disk on the capture path. No message is held whole in memory
 //! unless it is small. Nothing reads error text to decide. Nothing of ours answers 5xx for our own failure. There is no
-//! clustering: nodes share nothing but targets.
-//!
-//! Who may import whom is held by `tests/tidy.rs`.
+//! clustering: nodes share nothing but targets. Milter, IMAP, POP3 and the e-mail engine are not here yet, nor are the
+//! S3 and HTTPS targets.
 
 pub mod admin;
 pub mod channel;

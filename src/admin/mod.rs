@@ -99,6 +99,9 @@ impl Watched {
             m.parked_messages
                 .with_label_values(&name)
                 .set(target.queue.parked() as i64);
+            m.held_messages
+                .with_label_values(&name)
+                .set(target.queue.held() as i64);
         }
     }
 }

@@ -103,7 +103,12 @@ impl Forwarding {
         }
         let journal = self.journal.clone();
         let set = tokio::task::spawn_blocking(move || journal.set_targets(&names));
-        set.await.map_err(|_| DaemonError::Stopped)??;
+        if let Err(error) = set.await.map_err(|_| DaemonError::Stopped)? {
+            for running in old.into_values() {
+                self.start(running.target, running.store);
+            }
+            return Err(error.into());
+        }
         for (target, store) in targets {
             self.start(target, store);
         }
