@@ -67,6 +67,10 @@ pub fn command(
             "LOGIN" => client.login.as_ref(),
             _ => None,
         };
+        // Postfix answers 501 to PROTO=[UNAVAILABLE] in XCLIENT; left out, it is as unavailable.
+        if *attribute == "PROTO" && value.is_none() {
+            continue;
+        }
         out.push(b' ');
         out.extend_from_slice(attribute.as_bytes());
         out.push(b'=');
