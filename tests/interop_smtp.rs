@@ -224,6 +224,42 @@ fn swaks_sends_through() {
     every_arrival_has_its_copy(&sink, &mailtee, 3);
 }
 
+#[test]
+fn swaks_sends_through_starttls_and_implicit_tls() {
+    let dir = TestDir::new();
+    let made = mailtee::net::self_signed(&["127.0.0.1"], dir.path()).unwrap();
+    for (kind, option) in [("starttls", "--tls"), ("implicit", "--tls-on-connect")] {
+        let sink = Sink::start();
+        let mailtee = Mailtee::filter(sink.address())
+            .option("role", "\"proxy\"")
+            .option("tls", format!("{kind:?}"))
+            .option("certificate", format!("{:?}", made.files.certificate))
+            .option("key", format!("{:?}", made.files.key))
+            .start();
+        let output = Command::new("swaks")
+            .args([
+                "--server",
+                &mailtee.frontend.to_string(),
+                "--from",
+                "swaks@mailtee.test",
+            ])
+            .args(["--to", "to@example.org", option])
+            .output()
+            .expect("swaks is installed");
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stdout)
+        );
+        let archive = every_arrival_has_its_copy(&sink, &mailtee, 1);
+        let tls = archive.copies[0].sightings[0].client().tls.clone();
+        assert!(
+            tls.is_some_and(|tls| tls.version.starts_with("TLSv1.")),
+            "{kind}"
+        );
+    }
+}
+
 /// Sends each file named on the command line with smtplib, all in one session.
 const SMTPLIB: &str = r"
 import json, smtplib, sys

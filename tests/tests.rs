@@ -86,6 +86,9 @@ mod daemon;
 /// SMTP implementations that nobody here wrote, as client and as next hop.
 mod interop_smtp;
 
+/// The client by PROXY header and XCLIENT: HAProxy in front, Postfix behind.
+mod interop_proxy;
+
 /// A front end over a real journal in this process.
 mod smtp_rig;
 
