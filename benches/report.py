@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""report.py FIGURES README - turns lines of JSON into the README's table between its benchmark markers."""
+"""report.py FIGURES README - turns lines of JSON into the README's table: between its benchmark markers, or at its end."""
 import json, os, platform, sys
 
 BEGIN, END = "<!-- benchmarks: written by benches/run -->", "<!-- end of benchmarks -->"
@@ -30,8 +30,8 @@ with open(readme) as f:
 if BEGIN in text and END in text:
     head, rest = text.split(BEGIN, 1)
     text = head + table + rest.split(END, 1)[1]
-    with open(readme, "w") as f:
-        f.write(text)
 else:
-    print(f"{readme} has no markers ({BEGIN} … {END}): the table is printed only", file=sys.stderr)
+    text = text.rstrip("\n") + "\n\n## How fast\n\n" + table + "\n"
+with open(readme, "w") as f:
+    f.write(text)
 print(table)
