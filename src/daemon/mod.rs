@@ -143,6 +143,13 @@ impl Part {
     }
 }
 
+/// A start that fails half-way leaves nothing running.
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
 impl Daemon {
     /// Starts every stage; the front ends last. Front ends run on the caller's runtime, the rest on `background`.
     pub async fn start(

@@ -77,18 +77,10 @@ async fn demonstrate(
     background: tokio::runtime::Handle,
 ) -> anyhow::Result<Verdict> {
     let next_hop = NextHop::start().await?;
-    let addresses = Addresses {
-        admin: address(9725)?,
-        vault: address(8443)?,
-        frontend: address(10025)?,
-        next_hop: next_hop.address,
-    };
     let file = dir.join("mailtee.toml");
-    fs::write(&file, addresses.configuration())?;
-    let config = Config::load(&file)?;
     let vault_dir = dir.join("data").join("vault");
     output::line(&format!("mailtee demo in {}", dir.display()))?;
-    let mut daemon = Daemon::start(config, LogLevel::fixed(), background).await?;
+    let (mut daemon, addresses) = start(&file, next_hop.address, background).await?;
 
     let sent = samples(&run_name());
     send(addresses.frontend, &sent).await?;
@@ -111,6 +103,42 @@ async fn demonstrate(
         Verdict::Well
     } else {
         Verdict::Amiss
+    })
+}
+
+/// Starts the daemon on the usual ports, or on others where somebody else takes one of them meanwhile.
+async fn start(
+    file: &Path,
+    next_hop: SocketAddr,
+    background: tokio::runtime::Handle,
+) -> anyhow::Result<(Daemon, Addresses)> {
+    let mut attempts_left = 5;
+    loop {
+        let usual = attempts_left == 5;
+        let addresses = Addresses {
+            admin: address(9725, usual)?,
+            vault: address(8443, usual)?,
+            frontend: address(10025, usual)?,
+            next_hop,
+        };
+        fs::write(file, addresses.configuration())?;
+        let config = Config::load(file)?;
+        let started = Daemon::start(config, LogLevel::fixed(), background.clone()).await;
+        match started.map_err(anyhow::Error::from) {
+            Ok(daemon) => return Ok((daemon, addresses)),
+            Err(error) if attempts_left == 0 || !is_taken(&error) => return Err(error),
+            Err(_) => attempts_left -= 1,
+        }
+        // What had started ends behind our back, and gives the data directory free.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+fn is_taken(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause
+            .downcast_ref::<io::Error>()
+            .is_some_and(|error| error.kind() == io::ErrorKind::AddrInUse)
     })
 }
 
@@ -148,12 +176,14 @@ impl Addresses {
     }
 }
 
-/// The usual port where it is free, else any.
-fn address(port: u16) -> io::Result<SocketAddr> {
-    let usual = TcpListener::bind((Ipv4Addr::LOCALHOST, port));
-    usual
-        .or_else(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))?
-        .local_addr()
+/// The usual port where it is wanted and free, else any.
+fn address(port: u16, usual: bool) -> io::Result<SocketAddr> {
+    let bind = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port));
+    let listener = match usual {
+        true => bind(port).or_else(|_| bind(0))?,
+        false => bind(0)?,
+    };
+    listener.local_addr()
 }
 
 /// Tells this run's messages from those of an earlier one in the same directory.
