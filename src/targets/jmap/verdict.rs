@@ -1,11 +1,12 @@
 //! What an answer means, as one table: every HTTP status, request error, method error and set error that a JMAP server
 //! can say, and what becomes of the message. The README prints it; nothing else decides, and no text is ever read.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 use super::shapes::{Problem, SetError};
 use crate::{channel::ChannelError, targets::PutError};
 
+/// What an answer means for the message, or for the target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// It is there: success.
@@ -29,6 +30,7 @@ pub enum Verdict {
     CopyGone,
 }
 
+/// Where in an answer it stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layer {
     /// The status of an answer that is no JMAP problem document.
@@ -41,6 +43,7 @@ pub enum Layer {
     Set,
 }
 
+/// A row of the table.
 pub struct Rule {
     pub layer: Layer,
     /// What the server said; `""`: anything else.
@@ -61,6 +64,7 @@ const fn rule(layer: Layer, said: &'static str, verdict: Verdict, because: &'sta
 use Layer::{Http, Method, Request, Set};
 use Verdict::*;
 
+/// What decides. Within a layer the first rule that fits holds.
 #[rustfmt::skip] // one rule a line
 pub const TABLE: &[Rule] = &[
     rule(Http, "3xx", Rediscover, "the service moved; only discovery follows redirects"),
@@ -240,50 +244,6 @@ fn said(words: &[&str]) -> String {
         .filter(|c| !c.is_control())
         .take(300)
         .collect()
-}
-
-impl fmt::Display for Layer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Http => "HTTP status",
-            Request => "request error",
-            Method => "method error",
-            Set => "set error",
-        })
-    }
-}
-
-impl fmt::Display for Verdict {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Stored => "success",
-            Unavailable => "wait, then again",
-            Failed => "halve the batch; alone: again, parked when others pass",
-            TooLarge => "halve the batch; alone: parked",
-            Refused => "parked",
-            Unauthorized => "the target stops, probed until it takes us",
-            Rediscover => "read the session again, then again",
-            BlobGone => "upload again, once",
-            CopyGone => "send the bytes again",
-        })
-    }
-}
-
-/// The table in Markdown, for the README.
-pub fn markdown() -> String {
-    let mut out =
-        String::from("| layer | the server says | mailtee does | because |\n|---|---|---|---|\n");
-    for rule in TABLE {
-        let said = match rule.said {
-            "" => "anything else".to_string(),
-            said => format!("`{said}`"),
-        };
-        out += &format!(
-            "| {} | {said} | {} | {} |\n",
-            rule.layer, rule.verdict, rule.because
-        );
-    }
-    out
 }
 
 #[cfg(test)]
