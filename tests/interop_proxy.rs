@@ -1,3 +1,6 @@
+//! The client's address through other people's implementations: HAProxy's PROXY header in front, Postfix told by PROXY
+//! header and XCLIENT behind.
+
 use std::time::Duration;
 
 use crate::kit::{Archive, Mail, Mailtee, Peer, Sink, SmtpClient, free_port};

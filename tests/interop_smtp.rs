@@ -1,3 +1,6 @@
+//! SMTP implementations that nobody here wrote, as client and as next hop: Postfix, Exim, OpenSMTPD, Sendmail, swaks,
+//! Python's smtplib and aiosmtpd. What passes has one copy, to the byte; what is refused has none.
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,

@@ -1,3 +1,6 @@
+//! Journal reports, taken apart: each case of `tests/cases/journal/` in any chunking, in bounded memory, and through the
+//! endpoint as Exchange sends them.
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write,

@@ -1,3 +1,6 @@
+//! The I/O shell with real sockets, without any mail protocol: limits, unix sockets, PROXY headers, TLS and its reloads,
+//! and that a panic ends its own session only.
+
 use std::{
     fmt, fs,
     net::{IpAddr, SocketAddr},

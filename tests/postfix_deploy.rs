@@ -1,3 +1,5 @@
+//! `deploy/postfix`: the change, its dry run and its undoing, byte for byte on sample files and then on a running Postfix.
+
 use std::{
     collections::BTreeMap,
     fs,

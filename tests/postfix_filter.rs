@@ -1,3 +1,6 @@
+//! Real Postfix in front of mailtee and behind it, in both modes: a thousand messages with one exact copy each, mailtee
+//! down, refusals, and every known way to smuggle a message.
+
 use std::{
     collections::BTreeSet,
     net::SocketAddr,

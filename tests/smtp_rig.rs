@@ -109,17 +109,15 @@ impl Front {
     /// In front of a next hop that takes everything.
     pub(crate) fn over_sink(dialect: Dialect, options: impl FnOnce(SocketAddr) -> Options) -> Self {
         let sunk = Arc::new(AtomicU64::new(0));
-        let helper = tokio::runtime::Builder::new_multi_thread()
+        let apart = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()
             .expect("a runtime");
-        let listener = helper
-            .block_on(loopback().listen(None))
-            .expect("a listener");
+        let listener = apart.block_on(loopback().listen(None)).expect("a listener");
         let address = listener.local().expect("bound");
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        helper.spawn(frontends::sink(
+        apart.spawn(frontends::sink(
             listener,
             dialect,
             sunk.clone(),
@@ -127,7 +125,7 @@ impl Front {
             tasks,
         ));
         // It ends with the test process; a session in it may outlive the front end.
-        std::mem::forget(helper);
+        std::mem::forget(apart);
         let mut front = Self::start(options(address));
         front.sunk = sunk;
         front

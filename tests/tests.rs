@@ -3,6 +3,8 @@
 //! Each module is one topic; `kit` starts and ends what they need. A missing peer is a failure, never a skip: see
 //! `tests/run`, which installs them.
 
+// What they are made of.
+
 #[allow(
     dead_code,
     unreachable_pub,
@@ -11,16 +13,23 @@
 )]
 mod kit;
 
-/// The lag alert, followed through a real Prometheus and Alertmanager.
-mod alerts;
-/// Dashboard and alert rules name only what is exported; every alert has its case.
-mod grafana;
-/// mailin-embedded, samotop and jmap-client as peers.
-mod interop_crates;
-/// kill -9 of the daemon and of the vault at random instants: nothing acknowledged is lost, nothing is doubled.
-mod kill;
 /// The kit itself: each peer starts and ends, the sink records what the client sent.
 mod kit_self;
+
+/// A front end over a real journal in this process.
+mod smtp_rig;
+
+/// A journal, a dedup map and a worker in this process.
+mod forward_rig;
+
+/// An HTTP server before the vault that does what networks and servers do, by script.
+mod forward_faulty;
+
+/// A vault in this process, for the tests of the vault.
+#[allow(unreachable_pub, reason = "the kit offers more than one topic takes")]
+mod vault_kit;
+
+// The tree itself.
 
 /// The map of lib.rs, held: imports, purity, length, names.
 mod tidy;
@@ -28,46 +37,13 @@ mod tidy;
 /// Tables in the README against the code they describe.
 mod readme;
 
-/// Journal reports: each case in `tests/cases/journal/`, any chunking, bounded memory.
-mod journal_report;
+/// Dashboard and alert rules name only what is exported; every alert has its case.
+mod grafana;
+
+// Mail comes in.
 
 /// Sockets as front ends and next hops use them: limits, unix sockets, PROXY protocol, TLS, reloads, panics.
 mod net;
-
-/// `deploy/postfix`: the change, its dry run and its undoing, on files and on a running Postfix.
-mod postfix_deploy;
-
-/// A vault in this process, for the tests of the vault.
-#[allow(unreachable_pub, reason = "the kit offers more than one topic takes")]
-mod vault_kit;
-
-/// A journal, a dedup map and a worker in this process.
-mod forward_rig;
-/// One message on its way through Postfix, opendkim and Dovecot: each version is made from each other's copy, or kept.
-mod lossless;
-/// The vault on a disk that is full.
-mod vault_disk;
-/// What the vault gives back as files.
-mod vault_export;
-/// The vault as a JMAP server.
-mod vault_jmap;
-/// The vault's page, and hostile mail on it.
-mod vault_page;
-
-/// The channel: whom it trusts, what it shows, how it shares connections.
-mod forward_channel;
-
-/// An HTTP server before the vault that does what networks and servers do, by script.
-mod forward_faulty;
-
-/// Forwarding into the vault through everything that can go wrong on the way.
-mod forward_faults;
-
-/// Real Cyrus as the second mail store.
-mod cyrus;
-
-/// The journal on a disk that runs full: what it answers, what it keeps, how it comes back.
-mod journal;
 
 /// SMTP and LMTP transcripts, both legs, in any chunking.
 mod smtp_cases;
@@ -75,25 +51,69 @@ mod smtp_cases;
 /// What holds for every SMTP session: relayed is sent, copied is sent, nothing is smuggled.
 mod smtp_laws;
 
-/// The dedup map on a disk that fills.
-mod dedup;
+/// SMTP and LMTP sessions over sockets: captures, failures, limits, shutting down.
+mod smtp_sessions;
+
+/// TLS and PROXY headers on both legs of an SMTP session.
+mod smtp_secure;
+
+/// Journal reports: each case in `tests/cases/journal/`, any chunking, bounded memory.
+mod journal_report;
 
 /// Real Postfix in front of and behind mailtee: a thousand messages in each mode, failures, smuggling.
 mod postfix_filter;
 
-/// The daemon and its command line: signals, reloads, the queue, the admin page, exit codes.
-mod daemon;
+/// `deploy/postfix`: the change, its dry run and its undoing, on files and on a running Postfix.
+mod postfix_deploy;
+
 /// SMTP implementations that nobody here wrote, as client and as next hop.
 mod interop_smtp;
 
 /// The client by PROXY header and XCLIENT: HAProxy in front, Postfix behind.
 mod interop_proxy;
 
-/// A front end over a real journal in this process.
-mod smtp_rig;
+/// mailin-embedded, samotop and jmap-client as peers.
+mod interop_crates;
 
-/// SMTP and LMTP sessions over sockets: captures, failures, limits, shutting down.
-mod smtp_sessions;
+// It is kept, and goes on.
 
-/// TLS and PROXY headers on both legs of an SMTP session.
-mod smtp_secure;
+/// The journal on a disk that runs full: what it answers, what it keeps, how it comes back.
+mod journal;
+
+/// The dedup map on a disk that fills.
+mod dedup;
+
+/// One message on its way through Postfix, opendkim and Dovecot: each version is made from each other's copy, or kept.
+mod lossless;
+
+/// The channel: whom it trusts, what it shows, how it shares connections.
+mod forward_channel;
+
+/// Forwarding into the vault through everything that can go wrong on the way.
+mod forward_faults;
+
+/// Real Cyrus as the second mail store.
+mod cyrus;
+
+/// The vault as a JMAP server.
+mod vault_jmap;
+
+/// The vault's page, and hostile mail on it.
+mod vault_page;
+
+/// What the vault gives back as files.
+mod vault_export;
+
+/// The vault on a disk that is full.
+mod vault_disk;
+
+// The whole.
+
+/// The daemon and its command line: signals, reloads, the queue, the admin page, exit codes.
+mod daemon;
+
+/// kill -9 of the daemon and of the vault at random instants: nothing acknowledged is lost, nothing is doubled.
+mod kill;
+
+/// The lag alert, followed through a real Prometheus and Alertmanager.
+mod alerts;
