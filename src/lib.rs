@@ -4,7 +4,7 @@
 //!
 //! | stage | what it does | never |
 //! |---|---|---|
-//! | [`frontends`] | mail comes in: SMTP, LMTP, journal reports | parse MIME, name a target |
+//! | [`frontends`] | mail comes in: SMTP, LMTP, journal reports | name a target; parse MIME, but of journal reports |
 //! | [`wire`] | the protocols as pure state machines, bytes in, steps out | touch a socket, a file or a clock |
 //! | [`net`] | accept, TLS, PROXY protocol: the I/O shell | know SMTP |
 //! | [`message`] | the vocabulary: envelope, sighting, fingerprint | do I/O |
@@ -22,12 +22,13 @@
 //!
 //! **Who may import whom.** Front ends and forward never name each other: they meet in the journal. `message`, `wire`,
 //! `criteria`, the record format and the retry policy are pure: no tokio, sockets, files, clock or randomness. `targets`
-//! know no journal, `journal` knows no network. Only `daemon`, `cli` and `main` know everything, and only they build a
-//! stage out of another's parts. `tests/tidy.rs` has the whole table and reads the `use` lines.
+//! know no journal, `journal` knows no network. `config` knows every stage's options. Only `daemon`, `cli` and `main` know
+//! everything, and only they build a stage out of another's parts. `tests/tidy.rs` has the whole table and reads the `use`
+//! lines.
 //!
 //! **Two runtimes.** Front ends run at the process's own priority; forwarding, the vault and the admin page on threads
-//! that stand back (nice 10), because a client waits for the one and nobody for the other. The journal's writer and the
-//! dedup map's writer are threads of their own.
+//! that stand back (nice 10), because a client waits for the one and nobody for the other. The writers of the journal,
+//! the dedup map and the vault's index are threads of their own.
 //!
 //! **Absent on purpose.** No stage but the journal writes to disk on the capture path. No message is held whole in memory
 //! unless it is small. Nothing reads error text to decide. Nothing of ours answers 5xx for our own failure. There is no

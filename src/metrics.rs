@@ -1,7 +1,8 @@
 //! Every metric: name, kind, labels and help, once. Nothing else in the product touches the `prometheus` crate.
 //!
 //! Names are `mailtee_` + area + unit. Every series exists from the first scrape: the labels of each front end and
-//! target are touched when it is configured. `tests` holds the table in the README against `METRICS`.
+//! target are touched when it is configured. `tests/readme.rs` holds the table in the README
+//! against a scrape.
 
 use std::sync::atomic::AtomicU64;
 
@@ -12,16 +13,17 @@ use prometheus::{
 /// For those who count too often to look a series up by its labels each time.
 pub use prometheus::{IntCounter, IntGauge};
 
-/// Buckets from 0.1 ms to about 26 s, in seconds.
+/// Buckets from 0.1 ms to about 13 s, in seconds.
 fn fast_seconds() -> Vec<f64> {
     prometheus::exponential_buckets(0.0001, 2.0, 18).expect("constant arguments are valid")
 }
 
-/// Buckets from 10 ms to about 23 h, in seconds: a target may be down for a night.
+/// Buckets from 10 ms to about 16 h, in seconds: a target may be down for a night.
 fn slow_seconds() -> Vec<f64> {
     prometheus::exponential_buckets(0.01, 2.5, 18).expect("constant arguments are valid")
 }
 
+/// The registry and every series in it; one for a process, shared by all stages.
 pub struct Metrics {
     registry: Registry,
     /// Refreshed before each scrape by the admin server.
@@ -91,6 +93,7 @@ pub const SESSION_ERRORS: [&str; 17] = [
 ];
 
 impl Metrics {
+    /// Registers everything. Labelled series exist once they are touched.
     pub fn new() -> Self {
         let registry = Registry::new();
         let r = &registry;

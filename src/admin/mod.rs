@@ -42,6 +42,7 @@ pub use guard::Token;
 /// Loopback alone.
 pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9725));
 
+/// Where the admin page listens, and to which names it answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     pub listen: SocketAddr,

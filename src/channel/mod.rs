@@ -30,6 +30,7 @@ use tokio::time::timeout;
 pub use secret::{Credentials, Secret, SecretSource};
 pub use upload::Upload;
 
+/// How a target is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// Trust this CA (or self-signed certificate) instead of the system's roots. PEM.
@@ -59,6 +60,8 @@ impl Default for Options {
     }
 }
 
+/// Why there is no answer (one of any HTTP status is an answer). The variants differ in what the other side may have
+/// done.
 #[derive(Debug, thiserror::Error)]
 pub enum ChannelError {
     /// The options do not stand: a file is missing, a key does not fit.
@@ -85,6 +88,7 @@ pub struct Answer {
     pub body: Bytes,
 }
 
+/// A client of one target. Requests share its connections; `&self` serves any number at once.
 pub struct Channel {
     client: Client,
     credentials: Credentials,
@@ -130,11 +134,13 @@ impl Channel {
         Ok(())
     }
 
+    /// GET. An answer whose body is longer than `bytes_max` is an error.
     pub async fn get(&self, url: Url, bytes_max: usize) -> Result<Answer, ChannelError> {
         self.send(Method::GET, url, None, Upload::Empty, bytes_max)
             .await
     }
 
+    /// POST of one body. An answer whose body is longer than `bytes_max` is an error.
     pub async fn post(
         &self,
         url: Url,

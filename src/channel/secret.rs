@@ -12,6 +12,7 @@ use super::ChannelError;
 pub struct Secret(String);
 
 impl Secret {
+    /// Takes the value; from here on nothing prints it.
     pub fn new(value: String) -> Self {
         Self(value)
     }

@@ -13,6 +13,7 @@ pub struct Fault {
     pub expected: String,
 }
 
+/// Why a configuration file is not taken. The exit code is 2 for either.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     #[error("config: {}: {source}", file.display())]

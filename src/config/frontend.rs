@@ -48,6 +48,7 @@ pub struct Upstream {
     pub files: ClientTlsFiles,
 }
 
+/// TLS to the next hop: required and verified, or none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UpstreamTls {
     None,

@@ -1,8 +1,8 @@
 //! The walker over a parsed TOML document: typed readers that note every fault and go on.
 //!
-//! serde stops at the first error, and an operator who mends a file one error a restart is a poor operator. So the
-//! document is parsed into spanned values, each stage's reader asks a [`Section`] for its keys, and what does not fit is
-//! noted with its line. A key that nobody asked for is a fault too: [`Section::finish`] finds it.
+//! serde stops at the first error, and an operator would mend a file one error a restart. So the document is parsed into
+//! spanned values, each stage's reader asks a [`Section`] for its keys, and what does not fit is noted with its line. A
+//! key that nobody asked for is a fault too: [`Section::finish`] finds it.
 
 use std::{
     cell::RefCell,

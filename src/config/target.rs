@@ -29,12 +29,14 @@ pub enum Store {
 }
 
 impl Store {
+    /// The word of `type`.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Jmap(_) => "jmap",
         }
     }
 
+    /// Where the target is, as the configuration says it.
     pub fn url(&self) -> &str {
         match self {
             Self::Jmap(options) => &options.url,

@@ -16,6 +16,7 @@ impl Direction {
             .find(|direction| direction.name() == name)
     }
 
+    /// The word of the configuration.
     pub fn name(self) -> &'static str {
         match self {
             Self::Inbound => "inbound",

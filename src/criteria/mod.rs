@@ -2,8 +2,8 @@
 //!
 //! Pure: the sighting is given, a header is asked for only by a rule that needs one, so most decisions read nothing. The
 //! receipt date is when the message was received where it is known (INTERNALDATE), else when it was captured. Rules
-//! about the envelope never match a message that has none (one that lay in a mailbox). Fails only as the lookup fails: a
-//! message whose header cannot be read is not decided, and waits.
+//! about the envelope never match a message that has none (one that lay in a mailbox). Fails only as the lookup fails;
+//! what becomes of a message whose header cannot be read is the caller's choice (forwarding sends it).
 
 mod direction;
 mod headers;
@@ -33,6 +33,7 @@ pub struct Criteria {
     own_domains: Vec<DomainPattern>,
 }
 
+/// What a rule that matches does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Action {
@@ -40,6 +41,7 @@ pub enum Action {
     Skip,
 }
 
+/// What becomes of a capture for the target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision<'a> {
     Send,
@@ -58,6 +60,7 @@ pub struct Explanation {
     pub passed_over: Vec<PassedOver>,
 }
 
+/// A rule that did not match, and why, for people.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PassedOver {
     pub rule: String,
@@ -94,6 +97,7 @@ impl Criteria {
         }
     }
 
+    /// The first rule that matches decides. An error is the lookup's: a rule asked for a header that cannot be read.
     pub fn decide(
         &self,
         sighting: &Sighting,

@@ -64,10 +64,12 @@ impl DomainPattern {
         possible.then(|| Self(Glob::new(written.strip_suffix('.').unwrap_or(written))))
     }
 
+    /// The pattern as it was written.
     pub fn as_str(&self) -> &str {
         self.0.as_str()
     }
 
+    /// Case does not matter.
     pub fn matches(&self, domain: &str) -> bool {
         self.0.matches(domain.strip_suffix('.').unwrap_or(domain))
     }

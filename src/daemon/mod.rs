@@ -55,6 +55,7 @@ pub use resources::runtimes;
 pub use stores::open_store;
 pub use vault_alone::run_vault;
 
+/// Why the daemon does not start, or does not take a new configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
     #[error("daemon: {step}: {source}")]

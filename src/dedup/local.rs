@@ -30,6 +30,7 @@ use crate::{
     metrics::Metrics,
 };
 
+/// Where the map lies, and the memory that it may take beside the filter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// A directory of the map's own, made when missing.
@@ -41,6 +42,7 @@ pub struct Options {
 }
 
 impl Options {
+    /// Defaults for a map in `dir`.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self {
             dir: dir.into(),

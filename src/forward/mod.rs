@@ -21,6 +21,7 @@ pub use policy::Policy;
 pub use reconcile::{Difference, ReconcileError, Reconciled, reconcile};
 pub use worker::{Decide, Worker};
 
+/// Patience with one target and with single messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// Delays for one message that fails alone.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+/// Bounds of the delays between attempts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// The longest first delay; each further one may be twice as long.
@@ -10,7 +11,7 @@ pub struct Policy {
     pub cap: Duration,
 }
 
-/// A target that asks for more has lost its mind, or its clock.
+/// No `Retry-After` is believed beyond this: a target whose clock is wrong must not stop forwarding for days.
 pub(super) const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 
 impl Policy {

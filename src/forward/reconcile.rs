@@ -15,6 +15,7 @@ use crate::{
 pub(super) const NAMED_MAX: usize = 10_000;
 const PAGE: usize = 500;
 
+/// Why the comparison did not come to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum ReconcileError {
     #[error(transparent)]
@@ -23,16 +24,18 @@ pub enum ReconcileError {
     Target(#[from] PutError),
 }
 
+/// What the comparison of one target found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reconciled {
     pub target: String,
     /// Copies that the map knows and the target was asked for.
     pub checked: u64,
-    /// The first [`NAMED_MAX`] of them by name.
     pub differences: u64,
+    /// The first [`NAMED_MAX`] of them.
     pub named: Vec<Difference>,
 }
 
+/// One thing that is not at the target, or not known to be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "difference", rename_all = "lowercase")]
 pub enum Difference {

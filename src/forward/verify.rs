@@ -9,6 +9,7 @@ use crate::{
 /// Copies asked for at once.
 const BATCH: usize = 500;
 
+/// One entry of the map that does not hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Finding {
     /// The map knows a copy that the target has not, or has in other bytes.
@@ -17,6 +18,7 @@ pub enum Finding {
     Unreadable(String),
 }
 
+/// How many entries were looked at, and how many do not hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
     pub checked: u64,
@@ -25,6 +27,7 @@ pub struct Summary {
 }
 
 impl Summary {
+    /// Every entry holds.
     pub fn is_clean(&self) -> bool {
         self.missing == 0 && self.unreadable == 0
     }

@@ -37,6 +37,7 @@ const WAIT_AGAIN_AFTER: Duration = Duration::from_secs(2);
 /// Failing messages whose claim is kept, so that no other capture of the same message overtakes them.
 const TROUBLES_MAX: usize = 10_000;
 
+/// Everything that is known of one target while it runs; one task owns it.
 pub struct Worker {
     pub(super) options: Options,
     pub(super) queue: Queue,
@@ -90,6 +91,7 @@ impl Troubles {
 }
 
 impl Worker {
+    /// Sends nothing until [`run`](Self::run).
     pub fn new(
         target: &str,
         options: Options,

@@ -8,6 +8,7 @@ use crate::{
     wire::smtp::{self, Dialect, Role, Rules},
 };
 
+/// One front end, as the daemon opens it.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// In logs, metrics and sightings.
@@ -76,6 +77,7 @@ impl fmt::Debug for Tls {
     }
 }
 
+/// What becomes of a message that cannot be captured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnCaptureFailure {
     /// Nothing passes uncopied: the client hears 451 and comes again.
@@ -94,6 +96,7 @@ pub enum TellClient {
     Proxy(proxy_protocol::Version),
 }
 
+/// What one front end, one client and one session may take. Each has its own reply and its own reason in the metrics.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     pub sessions: usize,

@@ -41,7 +41,7 @@ thread_local! {
 pub(super) enum NextHop {
     None,
     Socket(Stream),
-    /// In this process: role `journal`.
+    /// In this process: protocol `journal`.
     Inner(Box<Server>),
 }
 

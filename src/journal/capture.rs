@@ -144,6 +144,7 @@ impl Captured {
         }
     }
 
+    /// The name under which logs, targets and operators know it.
     pub fn id(&self) -> CaptureId {
         self.id
     }

@@ -18,6 +18,7 @@ use super::{
     shared::{Log, failed},
 };
 
+/// What the journal on disk holds, and what of it is bad.
 #[derive(Clone, Debug, Serialize)]
 pub struct FsckReport {
     pub segments: u64,
@@ -31,6 +32,7 @@ pub struct FsckReport {
     pub bad: Vec<BadRecord>,
 }
 
+/// Reads every record below `data_dir`; with `repair` does what a start would do, for which the daemon must not run.
 pub fn fsck(data_dir: &Path, repair: bool) -> Result<FsckReport, JournalError> {
     let root = data_dir.join("journal");
     let (disk, mode) = match repair {

@@ -102,14 +102,17 @@ impl Queue {
         oldest.map_or(0.0, |at| at.age_seconds(now))
     }
 
+    /// Captures to be forwarded: neither settled, nor parked, nor held.
     pub fn waiting(&self) -> u64 {
         self.counted(|target| target.waiting)
     }
 
+    /// Captures that the target refused for good.
     pub fn parked(&self) -> u64 {
         self.counted(|target| target.parked.len() as u64)
     }
 
+    /// Captures that an operator holds back.
     pub fn held(&self) -> u64 {
         self.counted(|target| target.held)
     }
@@ -185,10 +188,12 @@ pub struct Lease {
 }
 
 impl Lease {
+    /// Everything about the capture but its bytes and its fate.
     pub fn sighting(&self) -> &Arc<Sighting> {
         &self.sighting
     }
 
+    /// What the next hop made of it.
     pub fn acceptance(&self) -> &Acceptance {
         &self.acceptance
     }

@@ -52,6 +52,7 @@ pub enum TargetState {
 }
 
 impl TargetState {
+    /// The word of listings and of `--state`.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Unanswered => "unanswered",
@@ -74,6 +75,7 @@ pub struct Filter {
     pub state: Option<String>,
 }
 
+/// A row of the queue.
 #[derive(Clone, Debug, Serialize)]
 pub struct Listed {
     pub id: CaptureId,
@@ -119,6 +121,7 @@ impl FromStr for PageToken {
     }
 }
 
+/// Some of the queue, and where the next page begins.
 #[derive(Clone, Debug)]
 pub struct Page {
     pub captures: Vec<Listed>,
@@ -178,6 +181,7 @@ impl View {
         }
     }
 
+    /// One capture by its id; `None` where it is finished or never was.
     pub fn show(&self, id: CaptureId) -> Result<Option<Shown>, JournalError> {
         let Some((of, whole)) = self.whole(id)? else {
             return Ok(None);

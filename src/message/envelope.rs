@@ -25,6 +25,7 @@ impl Envelope {
     }
 }
 
+/// One RCPT command, or one line of a journal report.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Recipient {
     /// The forward-path without its angle brackets.
@@ -41,11 +42,13 @@ pub struct Recipient {
     /// The address that a journal report says forwarded to this recipient.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forwarded_from: Option<WireText>,
-    /// The next hop's reply, when it refused this recipient (at RCPT, or for LMTP after the data).
+    /// The next hop's reply, when it refused this recipient at RCPT. An LMTP refusal after the data comes when the
+    /// sighting is on disk already: it stands in [`Acceptance`](super::Acceptance).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<WireText>,
 }
 
+/// As which a journal report names a recipient.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RecipientRole {
@@ -90,6 +93,7 @@ pub struct Client {
     pub tls: Option<TlsFacts>,
 }
 
+/// What TLS agreed on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TlsFacts {
     /// `TLSv1.3`, `TLSv1.2`

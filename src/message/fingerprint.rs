@@ -103,6 +103,7 @@ digest! {
     Core
 }
 
+/// The three digests of one message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Fingerprint {
     pub k1: K1,
@@ -168,6 +169,7 @@ impl Fingerprinter {
         scanner.feed(bytes, &mut |piece| parts.put(piece));
     }
 
+    /// The fingerprint of all bytes so far, which are the message.
     pub fn finish(self) -> Fingerprint {
         let Streams {
             mut scanner,

@@ -19,6 +19,7 @@ use super::trace::is_trace;
 /// A colon must come within this many bytes of a line for the line to be a field; real names are under 80.
 pub const NAME_BYTES_MAX: usize = 256;
 
+/// What a byte of a message belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
     /// A field that the way added, or an mbox `From ` line.
@@ -88,6 +89,7 @@ impl Scanner {
         self.state == State::Body
     }
 
+    /// Takes the next bytes; `sink` gets the pieces that are certain by now.
     pub fn feed(&mut self, mut bytes: &[u8], sink: &mut impl FnMut(Piece<'_>)) {
         while !bytes.is_empty() {
             bytes = match self.state {

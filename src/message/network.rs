@@ -18,6 +18,7 @@ pub enum BadNetwork {
 }
 
 impl Network {
+    /// An IPv4 address mapped into IPv6 counts as IPv4.
     pub fn contains(&self, address: IpAddr) -> bool {
         match (self.address, address.to_canonical()) {
             (IpAddr::V4(ours), IpAddr::V4(theirs)) => same_prefix(

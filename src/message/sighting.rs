@@ -16,6 +16,7 @@ use super::{Client, Envelope, Fingerprint, WireText};
 pub struct UnixMillis(pub u64);
 
 impl UnixMillis {
+    /// 0 for a time before 1970.
     pub fn from_system(time: std::time::SystemTime) -> Self {
         let since = time
             .duration_since(std::time::UNIX_EPOCH)
@@ -50,10 +51,12 @@ impl CaptureId {
         )
     }
 
+    /// Big-endian, so that bytes sort as ids do.
     pub fn to_bytes(self) -> [u8; 16] {
         self.0.to_be_bytes()
     }
 
+    /// The inverse of [`to_bytes`](Self::to_bytes).
     pub fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(u128::from_be_bytes(bytes))
     }
@@ -106,6 +109,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
+    /// The word of configuration and logs.
     pub fn name(self) -> &'static str {
         match self {
             Self::Smtp => "smtp",
@@ -143,7 +147,7 @@ pub enum Acceptance {
     Rejected { reply: WireText },
     /// Synced in the journal, but its answer was never recorded (a crash, a lost connection).
     Unknown,
-    /// There is no next hop (role `journal`), or the message lay in a mailbox.
+    /// There is no next hop (protocol `journal`), or the message lay in a mailbox.
     NotAsked,
 }
 
@@ -158,6 +162,7 @@ pub struct Placement {
     pub internal_date: Option<UnixMillis>,
 }
 
+/// Where the message was seen: on its way, or in a mailbox.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Origin {
@@ -193,6 +198,7 @@ impl Sighting {
         }
     }
 
+    /// Who brought it, where it was seen on its way.
     pub fn client(&self) -> Option<&Client> {
         match &self.origin {
             Origin::Transaction { client, .. } => Some(client),

@@ -12,6 +12,7 @@ use tokio::{
 
 use super::{Listener, Socket, socket::tune};
 
+/// One end of a connection.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Address {
     /// A name or an IP address (IPv6 without its brackets), and a port.

@@ -11,6 +11,7 @@ use super::Peer;
 /// Refused connections that are being told so. They hold no session's place, or refusing would use up what it protects.
 const REFUSALS_AT_ONCE: usize = 64;
 
+/// Why a connection is told to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     TooManySessions,

@@ -75,6 +75,7 @@ impl Listener {
         }
     }
 
+    /// The next connection, and who is at its other end.
     pub async fn accept(&self) -> io::Result<(Socket, Peer)> {
         match &self.io {
             Io::Tcp(listener) => {

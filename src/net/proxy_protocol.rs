@@ -40,6 +40,7 @@ pub struct Header {
     pub destination: Option<SocketAddr>,
 }
 
+/// Why there is no header; the connection is of no more use.
 #[derive(Debug, thiserror::Error)]
 pub enum ProxyError {
     #[error("proxy protocol: {0}")]

@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 
 use super::{IdentityFiles, TlsError};
 
+/// The certificate, and how clients recognise it.
 #[derive(Clone, Debug)]
 pub struct SelfSigned {
     pub files: IdentityFiles,

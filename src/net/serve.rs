@@ -26,6 +26,7 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Rest after "too many open files".
 const EXHAUSTED_REST: Duration = Duration::from_millis(100);
 
+/// What an accept loop allows.
 #[derive(Clone, Debug)]
 pub struct ServeOptions {
     pub sessions_max: usize,

@@ -32,6 +32,7 @@ impl Peer {
         }
     }
 
+    /// None for a local process.
     pub fn port(&self) -> Option<u16> {
         match self {
             Self::Tcp(address) => Some(address.port()),
@@ -51,6 +52,7 @@ impl fmt::Display for Peer {
     }
 }
 
+/// A connected socket, TCP or unix.
 #[derive(Debug)]
 pub struct Socket {
     io: Io,
@@ -65,6 +67,7 @@ enum Io {
 }
 
 impl Socket {
+    /// As the kernel says; a PROXY header is not asked.
     pub fn peer(&self) -> io::Result<Peer> {
         match &self.io {
             Io::Tcp(stream) => stream.peer_addr().map(Peer::Tcp),

@@ -80,10 +80,12 @@ impl Stream {
         }
     }
 
+    /// As the kernel says; a PROXY header is not asked.
     pub fn peer(&self) -> io::Result<Peer> {
         self.socket().peer()
     }
 
+    /// Our own end; none on a unix socket.
     pub fn local(&self) -> Option<SocketAddr> {
         self.socket().local()
     }

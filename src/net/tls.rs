@@ -22,6 +22,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 use super::{Socket, Stream};
 use crate::message::TlsFacts;
 
+/// A file that does not read, or a handshake that came to nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     #[error("tls: {what} ({path}): {cause}")]
@@ -152,6 +153,7 @@ impl ServerTls {
         Ok(())
     }
 
+    /// What is in force now, for a server that does its own accepting.
     pub fn config(&self) -> Arc<ServerConfig> {
         self.0.config.load_full()
     }
@@ -218,6 +220,7 @@ struct ClientSide {
 }
 
 impl ClientTls {
+    /// Reads the files; `alpn` as in [`ServerTls::load`].
     pub fn load(files: ClientTlsFiles, alpn: &[&str]) -> Result<Self, TlsError> {
         let alpn: Vec<_> = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
         let config = client_config(&files, &alpn)?;

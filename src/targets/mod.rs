@@ -22,6 +22,7 @@ pub struct Outgoing {
     pub attempted: bool,
 }
 
+/// What of a message goes to a target.
 #[derive(Clone, Debug)]
 pub enum Content {
     /// The target has no copy yet, as far as the dedup map knows.
@@ -62,6 +63,7 @@ impl Content {
     }
 }
 
+/// The target's confirmation of one sighting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Receipt {
     /// The target's own id for the copy.
@@ -70,6 +72,7 @@ pub struct Receipt {
     pub already: Option<StoredCopy>,
 }
 
+/// Why an item was not confirmed; the variants differ in what is done next.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PutError {
     /// The target takes nothing now: try again, not before `retry_after` where it named a time.
@@ -105,6 +108,7 @@ pub trait RemoteStore: Send + Sync {
     fn batch_limits(&self) -> BatchLimits;
 }
 
+/// Items and content bytes of one batch, and batches at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchLimits {
     pub count: usize,

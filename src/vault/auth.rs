@@ -23,6 +23,7 @@ use subtle::ConstantTimeEq;
 
 use crate::message::fingerprint::K1;
 
+/// Why the tokens are not known; the vault does not open then.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
     #[error("vault: tokens ({path}): {cause}")]

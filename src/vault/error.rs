@@ -5,6 +5,7 @@ use std::io;
 use super::{StoreError, TokenError};
 use crate::net::TlsError;
 
+/// What opening the vault failed at.
 #[derive(Debug, thiserror::Error)]
 pub enum VaultError {
     #[error(transparent)]

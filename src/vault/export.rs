@@ -28,6 +28,7 @@ use crate::message::{CaptureId, Difference, K1, Sighting, difference};
 const PAGE: u64 = 500;
 const PIECE_BYTES: usize = 64 * 1024;
 
+/// Why nothing, or not all, came out.
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
     #[error(transparent)]
@@ -67,6 +68,7 @@ pub struct Archive {
 }
 
 impl Archive {
+    /// `data_dir` is the vault's own. A server may run beside.
     pub fn open(data_dir: &Path) -> Result<Self, VaultError> {
         let index = schema::open_reader(data_dir).map_err(StoreError::from)?;
         let blobs = Blobs::to_read(data_dir).map_err(|e| StoreError::io("blobs", e))?;
@@ -83,6 +85,7 @@ impl Archive {
         Ok(view::list(&self.index, search, position, limit)?)
     }
 
+    /// How many messages a search finds.
     pub fn count(&self, search: &Search) -> Result<u64, ExportError> {
         Ok(view::count(&self.index, search)?)
     }

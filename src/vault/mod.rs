@@ -47,6 +47,7 @@ use storage::Store;
 /// How often uploads that nothing names are looked for.
 const ORPHANS_EVERY: Duration = Duration::from_secs(3600);
 
+/// `[vault]`, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     pub listen: net::Address,
@@ -61,6 +62,7 @@ pub struct Options {
 }
 
 impl Options {
+    /// Defaults for a vault in `data_dir`.
     pub fn new(listen: net::Address, data_dir: PathBuf) -> Self {
         Self {
             listen,
@@ -153,6 +155,7 @@ impl Vault {
         })
     }
 
+    /// The bound address; none for a unix socket.
     pub fn local(&self) -> Option<SocketAddr> {
         self.listener.local()
     }

@@ -76,6 +76,7 @@ pub struct Shown {
     pub is_partial: bool,
 }
 
+/// A part that is offered as a file.
 #[derive(Clone, Debug, Serialize)]
 pub struct Attachment {
     /// Its number in the message.

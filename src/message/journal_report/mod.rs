@@ -46,6 +46,7 @@ pub struct Report {
     pub subject: Option<WireText>,
 }
 
+/// Why the whole message is the copy: it is no report, or one that is not fully understood.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReportError {
     #[error("journal report: no report header")]
@@ -98,6 +99,7 @@ enum Place {
     Failed(ReportError),
 }
 
+/// Takes one message in any chunking.
 #[derive(Debug)]
 pub struct ReportParser {
     limits: Limits,

@@ -44,6 +44,7 @@ use crate::{
 /// A session whose state keeps changing is still not read more often than this.
 const SESSION_READ_INTERVAL: Duration = Duration::from_secs(30);
 
+/// One `[[target]]` of type `jmap`, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// The session resource, or a bare origin, whose `/.well-known/jmap` it then is.
@@ -102,6 +103,7 @@ impl FromStr for Place {
 #[error("expected a path such as `archive/2026`, or a role such as `role:archive`")]
 pub struct NoPlace;
 
+/// The target. It finds the server when it is first used.
 pub struct Jmap {
     name: String,
     options: Options,

@@ -18,8 +18,11 @@ use crate::{
     message::{Acceptance, CaptureId, Difference, K1, Sighting, fingerprint::Core},
 };
 
+/// RFC 8620.
 pub const CORE: &str = "urn:ietf:params:jmap:core";
+/// RFC 8621.
 pub const MAIL: &str = "urn:ietf:params:jmap:mail";
+/// RFC 9404.
 pub const BLOB: &str = "urn:ietf:params:jmap:blob";
 /// The vendor extension that keeps sightings; in `capabilities` and in each account's `accountCapabilities`.
 pub const SIGHTINGS: &str = "https://mailtee.dev/jmap/sightings";
@@ -56,6 +59,7 @@ pub struct Session {
     pub state: String,
 }
 
+/// One account of the session (RFC 8620 section 2).
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Account {
@@ -207,6 +211,7 @@ pub struct BlobUpload<'a> {
     pub create: BTreeMap<Cow<'a, str>, NewBlob<'a>>,
 }
 
+/// One creation of `Blob/upload` (RFC 9404 section 4.1).
 #[derive(Debug, Serialize, Deserialize)]
 pub struct NewBlob<'a> {
     #[serde(borrow)]
@@ -250,6 +255,7 @@ pub struct DataSource<'a> {
     pub length: Option<u64>,
 }
 
+/// What was made of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CreatedBlob {
     pub id: String,
@@ -279,8 +285,11 @@ fn none<T>() -> Option<T> {
     None
 }
 
+/// The answer to `Blob/upload`.
 pub type BlobUploaded = Created<CreatedBlob>;
+/// The answer to `Email/import`.
 pub type EmailImported = Created<CreatedEmail>;
+/// The answer to `Sighting/import`.
 pub type SightingImported = Created<CreatedSighting>;
 
 /// `Email/import` (RFC 8621 section 4.8).
@@ -295,6 +304,7 @@ pub struct EmailImport<'a> {
     pub emails: BTreeMap<Cow<'a, str>, NewEmail<'a>>,
 }
 
+/// One creation of `Email/import` (RFC 8621 section 4.8).
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NewEmail<'a> {
@@ -309,6 +319,7 @@ pub struct NewEmail<'a> {
     pub received_at: Option<Text<'a>>,
 }
 
+/// What was made of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CreatedEmail {
@@ -347,6 +358,7 @@ pub struct NewSighting<'a> {
     pub difference: Option<Cow<'a, Difference>>,
 }
 
+/// What was made of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CreatedSighting {

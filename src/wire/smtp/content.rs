@@ -145,6 +145,7 @@ impl Default for Stuffer {
 }
 
 impl Stuffer {
+    /// Appends the stuffed form of the next bytes (RFC 5321 section 4.5.2).
     pub fn stuff(&mut self, mut content: &[u8], out: &mut Vec<u8>) {
         let Some(last) = content.last() else { return };
         if self.line_start && content[0] == b'.' {

@@ -73,6 +73,7 @@ pub struct Multiline<'a> {
 }
 
 impl<'a> Multiline<'a> {
+    /// Lines go to the end of `out`.
     pub fn new(out: &'a mut Vec<u8>, code: &[u8; 3]) -> Self {
         let last_line = out.len();
         Self {
@@ -82,6 +83,7 @@ impl<'a> Multiline<'a> {
         }
     }
 
+    /// Adds a line, without its line end.
     pub fn line(&mut self, text: &[u8]) {
         self.last_line = self.out.len();
         self.out.extend_from_slice(&self.code);

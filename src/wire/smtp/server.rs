@@ -1,7 +1,7 @@
 //! A next hop of our own: it takes every message and keeps none.
 //!
-//! Behind role `journal` it answers for the next hop that is not there; as the demo's next hop and in tests it is one.
-//! Content passes through in bounded memory. It judges syntax only as far as it must to stay in step with its client.
+//! Behind protocol `journal` it answers for the next hop that is not there; as the demo's next hop and in tests it is
+//! one. Content passes through in bounded memory. It judges syntax only as far as it must to stay in step with its client.
 
 use super::{
     Dialect,
@@ -13,6 +13,7 @@ use super::{
 /// A command line longer than this ends the session: nothing that speaks to us needs one.
 const LINE_BYTES_MAX: usize = 128 * 1024;
 
+/// One session.
 #[derive(Clone, Debug)]
 pub struct Server {
     dialect: Dialect,
@@ -74,10 +75,12 @@ impl Server {
         self.messages
     }
 
+    /// Nothing more is read once `to_client` is written.
     pub fn is_closing(&self) -> bool {
         self.closing
     }
 
+    /// Takes the next bytes of the client.
     pub fn receive(&mut self, mut bytes: &[u8]) {
         while !self.closing && (!bytes.is_empty() || self.chunk_is_due()) {
             let taken = match &mut self.input {

@@ -6,7 +6,7 @@ use crate::wire::smtp::Dialect;
 /// What the copying of a message came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Copied {
-    /// It is safe; for role `journal`, our own reply to the client in the place of the inner next hop's.
+    /// It is safe; for protocol `journal`, our own reply to the client in the place of the inner next hop's.
     Safe { reply: Option<Vec<u8>> },
     /// It is not, and the message must not pass (`tempfail`): the id for the reply.
     Failed { id: String },

@@ -217,7 +217,7 @@ pub struct Relay {
     named: usize,
     /// The code of the next hop's latest reply.
     last_code: u16,
-    /// Ours, in the place of an accepting next hop's (role `journal`).
+    /// Ours, in the place of an accepting next hop's (protocol `journal`).
     own_reply: Option<Vec<u8>>,
     fate_replies: Vec<u8>,
     fate_accepted: bool,
@@ -263,6 +263,7 @@ impl Relay {
         }
     }
 
+    /// The next thing for the shell to do; `None`: it wants more bytes.
     pub fn poll(&mut self) -> Option<Step> {
         self.steps.pop_front()
     }
