@@ -78,6 +78,11 @@ pub(super) fn recover(disk: &dyn Disk, mode: Mode) -> io::Result<Recovered> {
             &mut bytes,
         )?;
         let told_end = told_ends.get(&id).copied();
+        if mode == Mode::Repair && told_end.is_none() {
+            // What a killed process wrote and did not sync is read here as if it were durable: what is cleared away on
+            // its word must not come to miss it after a power cut.
+            file.sync()?;
+        }
         replay(disk, mode, id, &file, &bytes, told_end, &mut recovered)?;
     }
     check_large_files(disk, mode, &mut recovered)?;

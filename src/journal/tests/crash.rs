@@ -205,3 +205,28 @@ async fn a_failed_sync_is_not_believed_and_the_journal_goes_on() {
         .await;
     }
 }
+
+/// A process is killed between write and sync, the next one believes what it reads, and then the power goes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_recovery_believed_survives_a_power_cut() {
+    for seed in 0..16 {
+        let disk = SimDisk::new(seed);
+        let journal = open(&disk).unwrap();
+        capture(&journal, 1, 3_000)
+            .await
+            .unwrap()
+            .release(accepted());
+        let queue = journal.queue("vault");
+        until("released", || queue.waiting() == 1).await;
+        disk.arm(1, Fault::Stop);
+        while capture(&journal, 2, 3_000).await.is_ok() {}
+        drop((queue, journal));
+        let killed = disk.after_kill();
+        let journal = open(&killed).unwrap();
+        let believed = journal.queue("vault").waiting();
+        let found = killed.after_power_cut();
+        drop(journal);
+        let journal = open(&found).unwrap();
+        assert_eq!(journal.queue("vault").waiting(), believed, "seed {seed}");
+    }
+}

@@ -89,6 +89,18 @@ impl SimDisk {
         self.0.lock().syncs
     }
 
+    /// The disk as it is found when the process was killed: the kernel still has what was not synced.
+    pub(super) fn after_kill(&self) -> Self {
+        let state = self.0.lock();
+        let random = StdRng::seed_from_u64(state.syncs);
+        let found = Self::with(random, state.files.clone(), state.names.clone());
+        let mut fresh = found.0.lock();
+        fresh.durable_names = state.durable_names.clone();
+        fresh.pending_names = state.pending_names.clone();
+        drop(fresh);
+        found
+    }
+
     /// The disk as it is found after a power cut now.
     pub(super) fn after_power_cut(&self) -> Self {
         let mut state = self.0.lock();
