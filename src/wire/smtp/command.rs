@@ -49,14 +49,16 @@ pub struct Command<'a> {
 }
 
 impl<'a> Command<'a> {
-    /// White space before the verb is skipped, as Postfix does: a next hop that sees DATA where we did not would take
-    /// a message that nobody copied.
+    /// White space before the verb is skipped, as Postfix does: a next hop that sees DATA or RCPT where we did not
+    /// would take a message that nobody copied. It is what C's `isspace` says, vertical tab included.
     pub fn parse(line: &'a [u8]) -> Self {
-        let line = line.trim_ascii();
-        let end = line
+        let line = trim_start(line);
+        let length = line
             .iter()
-            .position(u8::is_ascii_whitespace)
-            .unwrap_or(line.len());
+            .rposition(|b| !is_white(b))
+            .map_or(0, |at| at + 1);
+        let line = &line[..length];
+        let end = line.iter().position(is_white).unwrap_or(line.len());
         let (word, argument) = line.split_at(end);
         let verb = VERBS
             .iter()
@@ -64,7 +66,7 @@ impl<'a> Command<'a> {
             .map_or(Verb::Other, |(_, verb)| *verb);
         Self {
             verb,
-            argument: argument.trim_ascii_start(),
+            argument: trim_start(argument),
         }
     }
 
@@ -90,10 +92,7 @@ impl<'a> Command<'a> {
 
     /// The size of a chunk and whether it is the last (RFC 3030 section 2); `None` when it is neither.
     pub fn chunk(&self) -> Option<(u64, bool)> {
-        let mut words = self
-            .argument
-            .split(u8::is_ascii_whitespace)
-            .filter(|w| !w.is_empty());
+        let mut words = self.argument.split(is_white).filter(|w| !w.is_empty());
         let size = decimal(words.next()?)?;
         let last = match words.next() {
             None => false,
@@ -102,6 +101,15 @@ impl<'a> Command<'a> {
         };
         words.next().is_none().then_some((size, last))
     }
+}
+
+fn is_white(byte: &u8) -> bool {
+    byte.is_ascii_whitespace() || *byte == 0x0b
+}
+
+fn trim_start(bytes: &[u8]) -> &[u8] {
+    let start = bytes.iter().position(|b| !is_white(b));
+    &bytes[start.unwrap_or(bytes.len())..]
 }
 
 /// The index of the `>` that ends a path; one inside a quoted local part does not. Without one, the path is the rest.
@@ -169,6 +177,8 @@ mod tests {
         for (line, verb) in [
             ("mail FROM:<>", Verb::Mail),
             (" \tData", Verb::Data),
+            ("\x0bRCPT TO:<a@b>", Verb::Rcpt),
+            ("MAIL\x0bFROM:<a@b>", Verb::Mail),
             ("StartTLS ", Verb::StartTls),
             ("DATAX", Verb::Other),
             ("", Verb::Other),
