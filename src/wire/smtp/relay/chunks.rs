@@ -28,7 +28,7 @@ impl Relay {
         // A next hop without CHUNKING would read the chunk as commands. And after a refused chunk only RSET helps
         // (RFC 3030 section 2): a next hop that took the rest would have a message that is not the copy.
         if !self.next_hop.chunking || self.content.chunk_refused {
-            self.discard_chunk(size, last);
+            self.discard_chunk(size, last, Failure::ChunkOutOfOrder);
             return true;
         }
         if self.content.chunks.is_none() {
@@ -68,8 +68,8 @@ impl Relay {
         self.content.chunk_refused = true;
     }
 
-    pub(super) fn discard_chunk(&mut self, size: u64, last: bool) {
-        let reply = Failure::ChunkOutOfOrder.with_id(None).into_bytes();
+    pub(super) fn discard_chunk(&mut self, size: u64, last: bool, failure: Failure) {
+        let reply = failure.with_id(None).into_bytes();
         self.input = Input::Chunk(Chunk {
             remaining: size,
             last,

@@ -127,7 +127,10 @@ impl Relay {
             }
             Verb::Noop | Verb::Rset => self.to_client.extend_from_slice(b"250 2.0.0 Ok\r\n"),
             Verb::Bdat => match command.chunk() {
-                Some((size, last)) => self.discard_chunk(size, last),
+                // Not 503: a client that pipelines its chunks would take our trouble for a lasting refusal.
+                Some((size, last)) => {
+                    self.discard_chunk(size, last, Failure::UpstreamLostInMessage);
+                }
                 None => self.refuse_and_close(Failure::ChunkMalformed),
             },
             _ => {
