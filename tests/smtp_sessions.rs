@@ -388,6 +388,22 @@ fn the_journal_endpoint_names_the_capture_and_takes_reports_apart() {
     assert_eq!(captures[2].sighting().fidelity, []);
 }
 
+/// Whoever does not wait for the reply to EHLO is heard all the same.
+#[test]
+fn the_journal_endpoint_takes_what_came_behind_a_barrier() {
+    let options = Options::new("front", Protocol::Journal, Role::Journal, loopback());
+    let front = Front::start(options);
+    let mut stream = std::net::TcpStream::connect(front.address).unwrap();
+    read_until(&mut stream, "220 ");
+    let commands = b"EHLO me\r\nMAIL FROM:<>\r\nRCPT TO:<a@b>\r\nDATA\r\nx\r\n.\r\nQUIT\r\n";
+    std::io::Write::write_all(&mut stream, commands).unwrap();
+    stream
+        .set_read_timeout(Some(std::time::Duration::from_secs(20)))
+        .unwrap();
+    read_until(&mut stream, "221 ");
+    assert_eq!(content(&front.captures(1)[0]), b"x\r\n");
+}
+
 #[test]
 fn strangers_may_not_send_to_the_journal_endpoint() {
     let mut options = Options::new("front", Protocol::Journal, Role::Journal, loopback());

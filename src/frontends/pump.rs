@@ -102,16 +102,24 @@ impl Pump {
             let taken = relay.receive_upstream(&self.unread_replies);
             self.unread_replies.drain(..taken);
         }
-        if relay.takes_client() {
-            let taken = relay.receive_client(&self.unread);
-            self.unread.drain(..taken);
-        }
-        if let NextHop::Inner(server) = &mut self.next_hop {
+        loop {
+            if relay.takes_client() {
+                let taken = relay.receive_client(&self.unread);
+                self.unread.drain(..taken);
+            }
+            let NextHop::Inner(server) = &mut self.next_hop else {
+                return;
+            };
             server.receive(&relay.to_upstream);
             relay.to_upstream.clear();
             if relay.takes_upstream() {
                 let taken = relay.receive_upstream(&server.to_client);
                 server.to_client.drain(..taken);
+            }
+            // Its replies may have let go on what waited for them, and no socket will say so.
+            let waits = relay.has_waiting_line() || !self.unread.is_empty();
+            if !(waits && relay.takes_client()) {
+                return;
             }
         }
     }
