@@ -258,6 +258,22 @@ fn a_full_journal_is_try_again_later() {
 }
 
 #[test]
+fn a_copy_that_fails_with_the_end_in_hand_is_try_again_later_at_once() {
+    let next_hop = Sink::start();
+    let mut large = std::path::PathBuf::new();
+    let front = Front::with_journal(filter(next_hop.address()), |journal| {
+        journal.large_bytes_min = 1;
+        large = journal.data_dir.join("journal/large");
+    });
+    std::fs::remove_dir(large).unwrap();
+    let mut client = SmtpClient::greeted(front.address).unwrap();
+    let reply = client.mail(&Mail::plain(1)).unwrap();
+    assert!(reply.text().starts_with("451 4.3.0"), "{}", reply.text());
+    assert_eq!(front.outcomes("failed"), 1);
+    assert_eq!(next_hop.count(), 0);
+}
+
+#[test]
 fn a_full_journal_lets_mail_flow_where_that_was_chosen() {
     let next_hop = Sink::start();
     let mut options = filter(next_hop.address());

@@ -167,6 +167,8 @@ impl Session {
     fn begin_copy(&mut self) {
         let (id, now) = copy::next_id();
         let protocol = self.front.options.protocol;
+        // One of chunks that were voided is not this message's.
+        self.gap = None;
         match Copy::begin(&self.front.journal, protocol, id, now) {
             Ok(copy) => {
                 self.copy = Some(copy);
@@ -200,7 +202,14 @@ impl Session {
         let began = Instant::now();
         self.ended_at = Some(began);
         let Some(copy) = self.copy.take() else {
-            self.relay.copy_ended(Copied::Gap);
+            // Only a gap that is known, and so counted, may pass.
+            let copied = match &self.gap {
+                Some(_) => Copied::Gap,
+                None => Copied::Failed {
+                    id: copy::next_id().0.to_string(),
+                },
+            };
+            self.relay.copy_ended(copied);
             return;
         };
         let id = copy.id;

@@ -128,14 +128,31 @@ impl Relay {
 
     /// The shell could not write to the copy. True where the message passes all the same.
     pub fn copy_failed(&mut self, copied: Copied) {
-        match copied {
-            Copied::Failed { id } if self.content.spoiled.is_none() => {
-                self.spoil(Failure::CaptureFailed, Some(&id));
-            }
-            _ => {
-                self.content.copying = false;
-                self.copy.clear();
-            }
+        let Copied::Failed { id } = copied else {
+            self.content.copying = false;
+            self.copy.clear();
+            return;
+        };
+        if self.content.spoiled.is_some() {
+            return;
+        }
+        if let Some(end) = self.steps.iter().position(|s| *s == Step::EndCopy) {
+            // The end came in the same read: this is what is said to it, and it is not asked for any more.
+            self.steps.remove(end);
+            return self.copy_ended(Copied::Failed { id });
+        }
+        let between_chunks = self.content.chunks.is_some()
+            && !matches!(self.input, Input::Chunk(_))
+            && self.barrier != Barrier::LastChunk;
+        if between_chunks && !matches!(self.awaited.back(), Some(Awaited::Chunk)) {
+            // The chunk has been answered, or the client went on: no reply is left to say it in.
+            return self.refuse_and_close(Failure::CaptureFailed);
+        }
+        self.spoil(Failure::CaptureFailed, Some(&id));
+        if between_chunks {
+            // No byte of the client's will come before it hears this.
+            self.barrier = Barrier::LastChunk;
+            self.last_chunk_due();
         }
     }
 
