@@ -29,7 +29,6 @@ enum Content {
 
 impl Draft {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        shared.open_drafts.fetch_add(1, Relaxed);
         Self {
             shared,
             content: Content::Memory(Vec::new()),
@@ -113,7 +112,6 @@ impl Drop for Draft {
     fn drop(&mut self) {
         self.give_memory_back();
         self.shared.draft_bytes.fetch_sub(self.bytes, Relaxed);
-        self.shared.open_drafts.fetch_sub(1, Relaxed);
     }
 }
 

@@ -30,7 +30,7 @@ const BATCH_BYTES: usize = 8 << 20;
 /// What becomes of captures is synced within this time.
 const SYNC_WITHIN: Duration = Duration::from_millis(50);
 /// Longest wait for the sessions of the last sync to come again.
-const PATIENCE_MAX: Duration = Duration::from_millis(1);
+const PATIENCE_MAX: Duration = Duration::from_micros(500);
 /// Room for an opening, with the longest names.
 const OPENING_BYTES: u64 = 8 << 10;
 /// How often to look for captures that pin a segment; the look goes through all segments.
@@ -113,10 +113,7 @@ impl Writer {
 
     pub(super) fn run(mut self) {
         loop {
-            let ops =
-                self.shared
-                    .inbox
-                    .take(self.sync_by, &self.patience, &self.shared.open_drafts);
+            let ops = self.shared.inbox.take(self.sync_by, &self.patience);
             let mut closing = None;
             for op in ops {
                 match op {
@@ -391,7 +388,7 @@ impl Writer {
             let is_capture = |staged: &&Staged| matches!(staged, Staged::Capture(..));
             self.patience = Patience {
                 captures: self.staged.iter().filter(is_capture).count(),
-                time: (took * 2).min(PATIENCE_MAX),
+                time: (took / 4).min(PATIENCE_MAX),
             };
             self.sync_by = None;
             self.backlog.synced();
