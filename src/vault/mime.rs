@@ -126,14 +126,52 @@ pub(crate) fn html_with_pictures(
         let kind = media_type(part);
         let content = part.contents();
         let mark = format!("cid:{}", bare_message_id(id));
-        if !kind.starts_with("image/") || content.len() > left || !html.contains(&mark) {
+        let places = html.matches(&mark).count();
+        if !kind.starts_with("image/") || places == 0 || content.len() > left {
             continue;
         }
-        left -= content.len();
-        html = html.replace(
-            &mark,
-            &format!("data:{kind};base64,{}", STANDARD.encode(content)),
-        );
+        let picture = format!("data:{kind};base64,{}", STANDARD.encode(content));
+        // It stands at each of its places: a small one at a million places is large.
+        let Some(rest) = picture
+            .len()
+            .checked_mul(places)
+            .and_then(|bytes| left.checked_sub(bytes))
+        else {
+            continue;
+        };
+        left = rest;
+        html = html.replace(&mark, &picture);
     }
     Some(html)
+}
+
+#[cfg(test)]
+mod tests {
+    use mail_parser::MessageParser;
+
+    use super::*;
+
+    #[test]
+    fn a_small_picture_at_many_places_counts_at_each() {
+        let picture = STANDARD.encode([7; 300]);
+        let mail = |places: usize| {
+            format!(
+                "Content-Type: multipart/related; boundary=b\r\n\r\n--b\r\nContent-Type: text/html\r\n\r\n{}\r\n\
+                 --b\r\nContent-Type: image/png\r\nContent-ID: <p@x>\r\nContent-Transfer-Encoding: base64\r\n\r\n{picture}\r\n--b--\r\n",
+                "<img src='cid:p@x'>".repeat(places)
+            )
+        };
+        let shown = |places| {
+            let mail = mail(places);
+            let message = MessageParser::default().parse(&mail).unwrap();
+            html_with_pictures(&message, 4096).unwrap()
+        };
+        assert!(shown(2).contains("data:image/png;base64,"));
+        let many = shown(1000);
+        assert!(
+            many.contains("cid:p@x") && many.len() < 64 << 10,
+            "{}",
+            many.len()
+        );
+    }
 }
