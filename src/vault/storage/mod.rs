@@ -23,6 +23,7 @@ mod writer;
 
 use std::{
     fs::File,
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicU64, atomic::Ordering},
     thread::JoinHandle,
@@ -118,7 +119,12 @@ impl Store {
         bucket: Option<(Arc<dyn ObjectStore>, Handle)>,
         metrics: Arc<Metrics>,
     ) -> Result<Arc<Self>, StoreError> {
-        std::fs::create_dir_all(data_dir).map_err(|e| StoreError::io("data directory", e))?;
+        // Nobody else on this machine reads the mail; what lies within need not say so again.
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(data_dir)
+            .map_err(|e| StoreError::io("data directory", e))?;
         let lock = lock(data_dir)?;
         let blobs = match bucket {
             None => Blobs::in_directory(data_dir),
