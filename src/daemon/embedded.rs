@@ -36,11 +36,7 @@ impl Embedded {
         let vault = opening.await.map_err(|_| DaemonError::Stopped)??;
         identities.add_server("vault", vault.tls());
         let embedded = Self {
-            // The configuration lets the vault listen on TCP alone.
-            url: match vault.local() {
-                Some(address) => format!("https://{}", reachable(address)),
-                None => format!("https://{}", options.listen),
-            },
+            url: url(options, vault.local()),
             certificate: vault.certificate().to_owned(),
             token_file: token_file(options),
         };
@@ -80,10 +76,7 @@ impl Embedded {
 /// The targets of a configuration as another process sees them: the vault, where it is one, by its address.
 pub fn configured_targets(config: &Config) -> Vec<Target> {
     let embedded = config.vault.as_ref().map(|options| Embedded {
-        url: match socket_address(&options.listen) {
-            Some(address) => format!("https://{}", reachable(address)),
-            None => format!("https://{}", options.listen),
-        },
+        url: url(options, None),
         certificate: match &options.identity {
             Some(identity) => identity.certificate.clone(),
             None => options.data_dir.join("tls").join("certificate.pem"),
@@ -91,10 +84,6 @@ pub fn configured_targets(config: &Config) -> Vec<Target> {
         token_file: token_file(options),
     });
     targets(config, embedded.as_ref())
-}
-
-fn socket_address(address: &Address) -> Option<SocketAddr> {
-    address.to_string().parse().ok()
 }
 
 fn token_file(options: &vault::Options) -> PathBuf {
@@ -109,14 +98,16 @@ pub(super) fn targets(config: &Config, embedded: Option<&Embedded>) -> Vec<Targe
     }
 }
 
-/// Where a listener of every address is reached from this machine.
-fn reachable(listening: SocketAddr) -> SocketAddr {
-    let mut address = listening;
-    if listening.ip().is_unspecified() {
-        address.set_ip(match listening {
-            SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
-            SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
-        });
-    }
-    address
+/// The URL by which this machine reaches the vault, by a name that its certificate has. `bound` has the port that the
+/// kernel chose for port 0.
+fn url(options: &vault::Options, bound: Option<SocketAddr>) -> String {
+    let address = match (&options.listen, options.host()) {
+        (Address::Tcp { port, .. }, Some(host)) => Address::Tcp {
+            host: host.to_owned(),
+            port: bound.map_or(*port, |bound| bound.port()),
+        },
+        // The configuration lets the vault listen on TCP alone.
+        (listen, _) => listen.clone(),
+    };
+    format!("https://{address}")
 }

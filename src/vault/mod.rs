@@ -62,6 +62,20 @@ pub struct Options {
 }
 
 impl Options {
+    /// The host at which this machine reaches the vault: the listen address, or loopback where it is a wildcard.
+    pub fn host(&self) -> Option<&str> {
+        match &self.listen {
+            net::Address::Tcp { host, .. } => Some(match host.as_str() {
+                "0.0.0.0" => "127.0.0.1",
+                "::" => "::1",
+                host => host,
+            }),
+            net::Address::Unix(_) => None,
+        }
+    }
+}
+
+impl Options {
     /// Defaults for a vault in `data_dir`.
     pub fn new(listen: net::Address, data_dir: PathBuf) -> Self {
         Self {
@@ -239,7 +253,13 @@ impl Opened {
         let (identity, fingerprint) = match options.identity {
             Some(identity) => (identity, None),
             None => {
-                let names: Vec<&str> = options.names.iter().map(String::as_str).collect();
+                let mut names: Vec<&str> = options.names.iter().map(String::as_str).collect();
+                // Whoever is told the listen address alone must be able to verify it.
+                if let Some(host) = options.host()
+                    && !names.contains(&host)
+                {
+                    names.push(host);
+                }
                 let made = net::self_signed(&names, &options.data_dir.join("tls"))?;
                 (made.files, Some(made.fingerprint))
             }
