@@ -84,7 +84,7 @@ fn a_bad_file_leaves_the_old_configuration_running_and_a_good_one_brings_a_targe
 
     // The embedded vault is the target only where no other is named: now it goes, and two come.
     let more = [gone("one"), gone("two")].concat();
-    fs::write(mailtee.config(), good + &more).expect("written");
+    fs::write(mailtee.config(), good.clone() + &more).expect("written");
     mailtee.signal(Signal::HUP);
     wait_until(SOON, "the good file is applied", || {
         (reloads(&mailtee, "applied") == 1.0).then_some(())
@@ -98,6 +98,15 @@ fn a_bad_file_leaves_the_old_configuration_running_and_a_good_one_brings_a_targe
             "{target} sees what came after it was named, and that alone"
         );
     }
+
+    // Both have a backlog: a file that no longer names them would leave it without a copy.
+    fs::write(mailtee.config(), good).expect("written");
+    mailtee.signal(Signal::HUP);
+    wait_until(SOON, "targets with a backlog stay", || {
+        (reloads(&mailtee, "refused") == 2.0).then_some(())
+    });
+    let waiting = [("target", "one")];
+    assert_eq!(mailtee.metrics().value("waiting_messages", &waiting), 1.0);
 }
 
 #[test]

@@ -77,6 +77,7 @@ impl Forwarding {
         &mut self,
         targets: Vec<Opened>,
     ) -> Result<Vec<String>, DaemonError> {
+        self.refuse_to_abandon(&targets)?;
         let mut changes = Vec::new();
         let mut old = std::mem::take(&mut self.running);
         for (target, _) in &targets {
@@ -113,6 +114,24 @@ impl Forwarding {
             self.start(target, store);
         }
         Ok(changes)
+    }
+
+    /// A target that goes from the file takes its backlog with it, so it may only go without one.
+    fn refuse_to_abandon(&self, targets: &[Opened]) -> Result<(), DaemonError> {
+        for name in self.running.keys() {
+            if targets.iter().any(|(target, _)| target.name == *name) {
+                continue;
+            }
+            let queue = self.journal.queue(name);
+            let captures = queue.waiting() + queue.parked() + queue.held();
+            if captures > 0 {
+                return Err(DaemonError::Backlog {
+                    name: name.clone(),
+                    captures,
+                });
+            }
+        }
+        Ok(())
     }
 
     fn start(&mut self, target: Target, store: Arc<dyn RemoteStore>) {
