@@ -17,7 +17,7 @@ def machine():
         model = next((line.split(":", 1)[1].strip() for line in f if line.startswith("model name")), platform.machine())
     with open("/proc/meminfo") as f:
         memory = int(f.readline().split()[1]) >> 20
-    return f"{os.cpu_count()} × {model}, {memory} GiB, Linux {platform.release()}"
+    return f"{os.cpu_count()} × {model}, {memory} GiB, Linux {platform.release().split('-')[0]}"
 
 
 figures, readme = sys.argv[1:]
