@@ -243,7 +243,11 @@ impl Index {
             }
             Record::Capture(head) => {
                 let done = !self.active_bits();
-                self.add(at, record_bytes, head, done, 0);
+                if self.add(at, record_bytes, head, done, 0)
+                    && let Some((segment, index)) = find(&mut self.segments, at)
+                {
+                    count(&segment.entries[index], at, &mut self.targets, true);
+                }
             }
             Record::Moved(state, head, _) => self.arrive(at, record_bytes, state, head),
             Record::Fate { of, discard, .. } => self.change(*of, |entry, _| {
@@ -318,16 +322,24 @@ impl Index {
         offer(entry, of, &mut self.targets);
     }
 
-    fn add(&mut self, at: Location, record_bytes: u32, head: &CaptureHead, done: u32, flags: u8) {
+    /// False where it is there already; the caller counts what is new.
+    fn add(
+        &mut self,
+        at: Location,
+        record_bytes: u32,
+        head: &CaptureHead,
+        done: u32,
+        flags: u8,
+    ) -> bool {
         let Some(segment) = self.segments.get_mut(&at.segment.ordinal()) else {
-            return;
+            return false;
         };
         if segment
             .entries
             .last()
             .is_some_and(|e| e.offset >= at.offset)
         {
-            return;
+            return false;
         }
         let mut bytes = u64::from(record_bytes);
         if let Some(large) = head.large {
@@ -350,6 +362,7 @@ impl Index {
         segment.live += 1;
         segment.live_bytes += bytes;
         self.live_bytes += bytes;
+        true
     }
 
     fn become_targets(&mut self, slots: &Slots) {
@@ -421,9 +434,10 @@ fn target_in(targets: &mut [Option<Target>], slot: u8) -> Option<&mut Target> {
     targets.get_mut(usize::from(slot))?.as_mut()
 }
 
-/// Adds the capture to, or takes it out of, what its targets count.
+/// Adds the capture to, or takes it out of, what its targets count. It counts from its sync on, before the next hop has
+/// answered: a client that has its 250 never finds its message missing from what waits.
 fn count(entry: &Entry, of: Location, targets: &mut [Option<Target>], add: bool) {
-    if !entry.has_fate() || entry.is_finished() {
+    if entry.is_finished() {
         return;
     }
     for (slot, target) in targets.iter_mut().enumerate() {
@@ -433,7 +447,10 @@ fn count(entry: &Entry, of: Location, targets: &mut [Option<Target>], add: bool)
         }
         let counter = match entry.is_held() {
             true => &mut target.held,
-            false => &mut target.waiting,
+            false => {
+                target.oldest_from = target.oldest_from.min(of.segment.ordinal());
+                &mut target.waiting
+            }
         };
         match add {
             true => *counter += 1,
@@ -456,7 +473,6 @@ fn offer(entry: &mut Entry, of: Location, targets: &mut [Option<Target>]) {
             target.ready.insert(of);
             entry.aside |= 1 << slot;
         }
-        target.oldest_from = target.oldest_from.min(of.segment.ordinal());
         target.notify.notify_one();
     }
 }

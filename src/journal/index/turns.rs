@@ -93,7 +93,7 @@ impl Index {
             return None;
         }
         let waits = |of: Location, entry: &Entry| {
-            entry.has_fate()
+            !entry.is_finished()
                 && !entry.is_held()
                 && !entry.is_done_for(slot)
                 && !target.parked.contains_key(&of)

@@ -217,7 +217,8 @@ async fn what_recovery_believed_survives_a_power_cut() {
             .unwrap()
             .release(accepted());
         let queue = journal.queue("vault");
-        until("released", || queue.waiting() == 1).await;
+        released(&journal).await;
+        assert_eq!(queue.waiting(), 1);
         disk.arm(1, Fault::Stop);
         while capture(&journal, 2, 3_000).await.is_ok() {}
         drop((queue, journal));

@@ -100,7 +100,8 @@ async fn a_capture_that_goes_bad_while_it_waits_is_set_aside_and_the_others_go_o
         let captured = capture(&journal, serial, 5_000).await.unwrap();
         captured.release(accepted());
     }
-    until("released", || queue.waiting() == 3).await;
+    released(&journal).await;
+    assert_eq!(queue.waiting(), 3);
     for file in std::fs::read_dir(dir.path().join("journal/segments")).unwrap() {
         let path = file.unwrap().path();
         let bytes = std::fs::read(&path).unwrap();

@@ -97,6 +97,15 @@ async fn until(what: &str, condition: impl Fn() -> bool) {
     }
 }
 
+/// Waits until the fate of every capture is known to the index.
+async fn released(journal: &Journal) {
+    until("released", || {
+        let index = journal.shared.log.index.lock();
+        index.without_fate().is_empty()
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_second_process_is_refused_while_the_first_has_the_journal() {
     let dir = tempfile::tempdir().unwrap();
@@ -128,7 +137,8 @@ async fn a_journal_at_its_capacity_says_full_and_takes_mail_again_once_some_is_s
     };
     assert!(matches!(full, JournalError::Full(_)), "{full}");
     assert_eq!(serial, 5);
-    until("released", || queue.waiting() == 5).await;
+    released(&journal).await;
+    assert_eq!(queue.waiting(), 5);
     for lease in queue.lease(10, 1 << 30).await {
         lease.settle(stored());
     }

@@ -16,7 +16,8 @@ async fn an_operator_lists_holds_releases_retries_and_exports() {
         let captured = capture(&journal, serial, 30_000).await.unwrap();
         captured.release(accepted());
     }
-    until("released", || vault.waiting() == 5).await;
+    released(&journal).await;
+    assert_eq!(vault.waiting(), 5);
     let held = sighting(1, 0).id;
     assert!(journal.hold(held).await.unwrap());
     assert_eq!((vault.waiting(), vault.held()), (4, 1));

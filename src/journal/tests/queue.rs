@@ -39,7 +39,8 @@ async fn what_waits_survives_and_what_is_settled_does_not_come_back() {
         }
     }
     let queue = journal.queue("vault");
-    until("released", || queue.waiting() == 30).await;
+    released(&journal).await;
+    assert_eq!(queue.waiting(), 30);
     for lease in queue.lease(10, 1 << 30).await {
         lease.settle(stored());
     }
@@ -94,7 +95,8 @@ async fn dropped_leases_go_back_and_postponed_ones_come_at_their_time() {
             .unwrap()
             .release(accepted());
     }
-    until("released", || queue.waiting() == 3).await;
+    released(&journal).await;
+    assert_eq!(queue.waiting(), 3);
     let mut leases = queue.lease(2, 1 << 30).await;
     assert_eq!(leases.len(), 2);
     leases
@@ -108,6 +110,21 @@ async fn dropped_leases_go_back_and_postponed_ones_come_at_their_time() {
     assert_eq!(late[0].sighting().id, sighting(1, 0).id);
     assert_eq!(late[0].attempts(), 1);
     assert_eq!(queue.waiting(), 3, "all three are still on their way");
+}
+
+#[tokio::test]
+async fn a_capture_waits_and_has_lag_from_its_sync_on_though_nobody_is_leased_it_before_its_fate() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = open(&options(dir.path()), &["vault"]);
+    let queue = journal.queue("vault");
+    let now = UnixMillis(1_700_000_000_001 + 5_000);
+    let captured = capture(&journal, 1, 100).await.unwrap();
+    assert_eq!((queue.waiting(), queue.lag_seconds(now)), (1, 5.0));
+    let early = tokio::time::timeout(Duration::from_millis(20), queue.lease(1, 1)).await;
+    assert!(early.is_err(), "its fate is not known");
+    captured.discard("550 no".into());
+    until("discarded", || queue.waiting() == 0).await;
+    assert_eq!(queue.lag_seconds(now), 0.0);
 }
 
 #[tokio::test]
@@ -138,7 +155,8 @@ async fn a_new_target_sees_captures_from_then_on_and_a_removed_one_waits_for_not
     let journal = open(&options, &["old"]);
     capture(&journal, 1, 100).await.unwrap().release(accepted());
     let old = journal.queue("old");
-    until("released", || old.waiting() == 1).await;
+    released(&journal).await;
+    assert_eq!(old.waiting(), 1);
     journal.set_targets(&["new".into()]).unwrap();
     assert!(old.lease(1, 1).await.is_empty(), "its wait is over");
     capture(&journal, 2, 100).await.unwrap().release(accepted());
