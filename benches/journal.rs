@@ -140,6 +140,7 @@ impl Bench {
             free_bytes_min: 0,
             large_bytes_min: 256 << 10,
             draft_memory_bytes: 64 << 20,
+            abandon_targets: Vec::new(),
         };
         let journal = Journal::open(options, &["vault".into()], Arc::new(Metrics::new()));
         Arc::new(Self {

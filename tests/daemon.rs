@@ -110,6 +110,36 @@ fn a_bad_file_leaves_the_old_configuration_running_and_a_good_one_brings_a_targe
 }
 
 #[test]
+fn a_start_without_a_target_with_a_backlog_is_refused_until_the_file_allows_it() {
+    let sink = Sink::start();
+    let mut mailtee = Mailtee::filter(sink.address())
+        .without_vault()
+        .append(&gone("old"))
+        .start();
+    send(&mailtee, 1);
+    send(&mailtee, 2);
+    mailtee.kill();
+    let before = fs::read_to_string(mailtee.config()).expect("the configuration");
+    let renamed = before.replace("name = \"old\"", "name = \"new\"");
+    fs::write(mailtee.config(), &renamed).expect("written");
+
+    let refused = mailtee.command(&["run"]);
+    let error = text(&refused.stderr);
+    assert!(!refused.status.success(), "{error}");
+    assert!(error.contains("target old: 2 captures"), "{error}");
+    // A command without a daemon opens the journal as well.
+    let retried = mailtee.command(&["queue", "retry", "--parked", "--target", "new"]);
+    let error = text(&retried.stderr);
+    assert!(error.contains("target old: 2 captures"), "{error}");
+
+    let allowed = renamed + "[journal]\nabandon_targets = [\"old\"]\n";
+    fs::write(mailtee.config(), allowed).expect("written");
+    mailtee.start();
+    let waiting = [("target", "new")];
+    assert_eq!(mailtee.metrics().value("waiting_messages", &waiting), 0.0);
+}
+
+#[test]
 fn a_new_token_is_taken_up_by_a_reload() {
     let vault = Mailtee::vault_alone();
     let target = vault.as_target("archive");

@@ -63,6 +63,7 @@ impl Rig {
             free_bytes_min: 1 << 20,
             large_bytes_min: 256 << 10,
             draft_memory_bytes: 64 << 20,
+            abandon_targets: Vec::new(),
         };
         let journal = Journal::open(options, &[TARGET.into()], metrics.clone()).expect("a journal");
         let map = dedup::Options::new(dir.join(map.unwrap_or("dedup")));

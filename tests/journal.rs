@@ -23,6 +23,7 @@ fn open(data_dir: &Path) -> Journal {
         free_bytes_min: 0,
         large_bytes_min: 32 << 10,
         draft_memory_bytes: 1 << 20,
+        abandon_targets: Vec::new(),
     };
     Journal::open(options, &["vault".into()], Arc::new(Metrics::new())).unwrap()
 }

@@ -44,6 +44,7 @@ pub(crate) fn journal_options(dir: &TestDir) -> journal::Options {
         free_bytes_min: 1 << 20,
         large_bytes_min: 256 << 10,
         draft_memory_bytes: 64 << 20,
+        abandon_targets: Vec::new(),
     }
 }
 

@@ -256,6 +256,7 @@ fn read_journal(mut section: Section<'_>, data_dir: &Path) -> journal::Options {
         free_bytes_min: section.or("free_bytes_min", Bytes::gib(1)).0,
         large_bytes_min: section.or("large_bytes_min", Bytes::kib(256)).0,
         draft_memory_bytes: section.or("draft_memory_bytes", Bytes::mib(64)).0,
+        abandon_targets: section.or("abandon_targets", Vec::new()),
     };
     if options.segment_bytes < Bytes::kib(64).0 || options.segment_bytes > Bytes::gib(1).0 {
         section.complain("segment_bytes", "a size from 64 KiB to 1 GiB");

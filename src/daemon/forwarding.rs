@@ -76,8 +76,9 @@ impl Forwarding {
     pub(super) async fn replace(
         &mut self,
         targets: Vec<Opened>,
+        abandoned: &[String],
     ) -> Result<Vec<String>, DaemonError> {
-        self.refuse_to_abandon(&targets)?;
+        self.refuse_to_abandon(&targets, abandoned)?;
         let mut changes = Vec::new();
         let mut old = std::mem::take(&mut self.running);
         for (target, _) in &targets {
@@ -116,10 +117,15 @@ impl Forwarding {
         Ok(changes)
     }
 
-    /// A target that goes from the file takes its backlog with it, so it may only go without one.
-    fn refuse_to_abandon(&self, targets: &[Opened]) -> Result<(), DaemonError> {
+    /// A target that goes from the file takes its backlog with it, so it may only go without one, or where the file says
+    /// that it may.
+    fn refuse_to_abandon(
+        &self,
+        targets: &[Opened],
+        abandoned: &[String],
+    ) -> Result<(), DaemonError> {
         for name in self.running.keys() {
-            if targets.iter().any(|(target, _)| target.name == *name) {
+            if targets.iter().any(|(target, _)| target.name == *name) || abandoned.contains(name) {
                 continue;
             }
             let queue = self.journal.queue(name);

@@ -65,7 +65,7 @@ pub enum DaemonError {
         source: io::Error,
     },
     #[error(
-        "target {name}: {captures} captures are not settled for it and would be copied nowhere; name it again until they are"
+        "target {name}: {captures} captures are not settled for it and would be copied nowhere; name it again until they are, or allow it: [journal] abandon_targets = [\"{name}\"]"
     )]
     Backlog { name: String, captures: u64 },
     #[error(transparent)]
@@ -187,7 +187,7 @@ impl Daemon {
             }
         };
         let targets = forwarding.open(&embedded::targets(&config, embedded.as_ref()))?;
-        forwarding.replace(targets).await?;
+        forwarding.replace(targets, &[]).await?;
         let watched = Arc::new(admin::Watched {
             metrics: metrics.clone(),
             journal: Some(journal.clone()),

@@ -27,7 +27,8 @@ impl Daemon {
     pub async fn reload(&mut self, new: Config) -> Result<(), DaemonError> {
         let targets = embedded::targets(&new, self.embedded.as_ref());
         let targets = self.forwarding.open(&targets)?;
-        let mut changed = self.forwarding.replace(targets).await?;
+        let abandoned = &new.journal.abandon_targets;
+        let mut changed = self.forwarding.replace(targets, abandoned).await?;
         self.watched
             .targets
             .store(Arc::new(self.forwarding.named()));
@@ -60,11 +61,18 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("data_dir", old.data_dir != new.data_dir),
         ("log.format", old.log.format != new.log.format),
         ("admin", old.admin != new.admin),
-        ("journal", old.journal != new.journal),
+        ("journal", !same_journal(old, new)),
         ("dedup", old.dedup != new.dedup),
         ("vault", old.vault != new.vault),
         ("frontend", old.frontends != new.frontends),
     ];
     let differ = parts.into_iter().filter(|(_, differs)| *differs);
     differ.map(|(name, _)| name).collect()
+}
+
+/// Which targets may be abandoned is asked at each reload.
+fn same_journal(old: &Config, new: &Config) -> bool {
+    let mut journal = new.journal.clone();
+    journal.abandon_targets = old.journal.abandon_targets.clone();
+    journal == old.journal
 }

@@ -78,6 +78,8 @@ pub struct Options {
     pub large_bytes_min: u64,
     /// Memory for all drafts together; a draft that finds none left goes to a file early.
     pub draft_memory_bytes: u64,
+    /// Targets that may be dropped with what waits for them.
+    pub abandon_targets: Vec<String>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -92,6 +94,10 @@ pub enum JournalError {
     },
     #[error("journal: {0}: another process has it open")]
     Locked(PathBuf),
+    #[error(
+        "journal: target {target}: {captures} captures are not settled for it and would be copied nowhere; name it again until they are, or allow it: [journal] abandon_targets = [\"{target}\"]"
+    )]
+    Backlog { target: String, captures: u64 },
     #[error("journal: closed")]
     Closed,
     #[error("journal: {0}")]
@@ -111,6 +117,10 @@ impl JournalError {
                 },
             },
             Self::Locked(path) => Self::Locked(path.clone()),
+            Self::Backlog { target, captures } => Self::Backlog {
+                target: target.clone(),
+                captures: *captures,
+            },
             Self::Closed => Self::Closed,
             Self::Corrupt(what) => Self::Corrupt(what.clone()),
         }
@@ -161,6 +171,7 @@ fn open_disk(root: &Path) -> Result<RealDisk, JournalError> {
 
 impl Journal {
     /// Opens the journal of `options.data_dir`, recovering what an earlier process left. Blocks while it reads the log.
+    /// Refuses where a target with a backlog is not among `targets`, unless `options.abandon_targets` names it.
     pub fn open(
         options: Options,
         targets: &[String],
@@ -185,6 +196,18 @@ impl Journal {
             .index
             .plan_targets(targets)
             .ok_or_else(|| JournalError::Corrupt("more than 32 targets".into()))?;
+        for (slot, target) in recovered.index.slots() {
+            let captures = match targets.contains(&target) {
+                true => 0,
+                false => recovered.index.unsettled(slot),
+            };
+            if captures > 0 && !options.abandon_targets.contains(&target) {
+                return Err(JournalError::Backlog { target, captures });
+            }
+            if captures > 0 {
+                tracing::warn!(target_name = %target, captures, "abandoned: they are copied nowhere");
+            }
+        }
         // Not written here: the next segment's opening names the targets.
         recovered
             .index

@@ -221,6 +221,13 @@ impl Index {
         self.slots().keys().fold(0, |bits, slot| bits | 1 << slot)
     }
 
+    /// Captures that this target still is to get, parked and held ones too.
+    pub(super) fn unsettled(&self, slot: u8) -> u64 {
+        let open = |entry: &Entry| !entry.is_finished() && !entry.is_done_for(slot);
+        let entries = self.entries_from(START);
+        entries.filter(|(_, entry)| open(entry)).count() as u64
+    }
+
     /// The slots for these targets: a known one keeps its slot, a new one takes a free slot.
     pub(super) fn plan_targets(&self, names: &[String]) -> Option<Slots> {
         let mut slots = self.slots();

@@ -21,6 +21,7 @@ pub(super) fn options(data_dir: &std::path::Path) -> Options {
         free_bytes_min: 0,
         large_bytes_min: 16 << 10,
         draft_memory_bytes: 1 << 20,
+        abandon_targets: Vec::new(),
     }
 }
 
@@ -154,6 +155,7 @@ async fn drafts_that_find_no_memory_go_to_a_file_and_leave_none_behind() {
     let dir = tempfile::tempdir().unwrap();
     let options = Options {
         draft_memory_bytes: 3_000,
+        abandon_targets: Vec::new(),
         ..options(dir.path())
     };
     let journal = open(&options, &["vault"]);
