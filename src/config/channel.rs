@@ -24,6 +24,12 @@ pub(super) fn read_channel(section: &mut Section<'_>, allow_inline: bool) -> Opt
     let proxy: Option<String> = section.optional("proxy");
     let known = ["http://", "https://", "socks5://", "socks5h://"];
     if let Some(url) = &proxy
+        && !refuse_userinfo(
+            section,
+            "proxy",
+            url,
+            "`proxy_user` and `proxy_password_file`",
+        )
         && !known.iter().any(|scheme| url.starts_with(scheme))
     {
         section.complain("proxy", "http://host:port or socks5h://host:port");
@@ -39,6 +45,23 @@ pub(super) fn read_channel(section: &mut Section<'_>, allow_inline: bool) -> Opt
         connect_timeout: section.or("connect_timeout", default.connect_timeout),
         silence_timeout: at_least_a_second(section, "silence_timeout", default.silence_timeout),
     }
+}
+
+/// A user or password inside a URL would be printed wherever the URL is; the fault does not quote it either.
+pub(super) fn refuse_userinfo(
+    section: &Section<'_>,
+    key: &'static str,
+    url: &str,
+    instead: &str,
+) -> bool {
+    let rest = url.split_once(':').map_or(url, |(_, rest)| rest);
+    let rest = rest.trim_start_matches(['/', '\\']);
+    let authority = rest.split(['/', '\\', '?', '#']).next();
+    let has_userinfo = authority.is_some_and(|authority| authority.contains('@'));
+    if has_userinfo {
+        section.complain_of(key, "a user or password in the URL", instead);
+    }
+    has_userinfo
 }
 
 fn at_least_a_second(section: &mut Section<'_>, key: &'static str, default: Duration) -> Duration {

@@ -322,6 +322,24 @@ capacity_bytes = \"1 MiB\"
     }
 
     #[test]
+    fn a_password_in_a_url_is_a_fault_that_does_not_print_it() {
+        let secrets = [
+            "url = 'https://archive:s3cret@archive.example.org/jmap'",
+            "url = 'ftp://archive:s3cret@archive.example.org/jmap'",
+            "url = 'https://archive.example.org/'\nproxy = 'socks5h://u:s3cret@proxy.example.org:1080'",
+        ];
+        for keys in secrets {
+            let source = format!("[[target]]\nname = 'archive'\ntype = 'jmap'\n{keys}\n");
+            let error = Config::parse(Path::new("m.toml"), &source, &|_| None).unwrap_err();
+            assert_eq!(error.faults().len(), 1, "{error}");
+            assert!(error.to_string().contains("password_file"), "{error}");
+            assert!(!error.to_string().contains("s3cret"), "{error}");
+        }
+        let plain = "[[target]]\nname = 'a'\ntype = 'jmap'\nurl = 'https://h.example/a@b?c@d'\n";
+        assert_eq!(faults(plain), []);
+    }
+
+    #[test]
     fn broken_toml_is_reported_by_line() {
         let found = faults("data_dir = \"/x\"\n[admin\nlisten = 1\n");
         assert_eq!(found.first().map(|fault| fault.0), Some(2), "{found:?}");

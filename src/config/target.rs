@@ -1,7 +1,7 @@
 //! `[[target]]`: where copies go, and its `[[target.criterion]]` rules.
 
 use super::{
-    channel::read_channel,
+    channel::{read_channel, refuse_userinfo},
     criterion::read_criteria,
     section::Section,
     setting::{Bytes, Setting},
@@ -106,7 +106,9 @@ fn read_forward(section: &mut Section<'_>) -> forward::Options {
 fn read_jmap(section: &mut Section<'_>, allow_inline: bool) -> Option<jmap::Options> {
     let default = jmap::Options::default();
     let url: Option<String> = section.required("url");
+    let instead = "`user` and `password_file`, or `token_file`";
     if let Some(url) = &url
+        && !refuse_userinfo(section, "url", url, instead)
         && !url.starts_with("https://")
         && !url.starts_with("http://")
     {
