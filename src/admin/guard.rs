@@ -52,9 +52,11 @@ impl Token {
 
     /// The token of this data directory, made on first use.
     pub fn open(data_dir: &Path) -> io::Result<Token> {
-        match Self::read(data_dir) {
+        match fs::read(Self::file(data_dir)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Self::create(data_dir),
-            read => read,
+            // A stop of the machine while it was made: nobody has this one.
+            Ok(bytes) if bytes.trim_ascii().is_empty() => Self::create(data_dir),
+            _ => Self::read(data_dir),
         }
     }
 
@@ -73,12 +75,18 @@ impl Token {
     fn create(data_dir: &Path) -> io::Result<Token> {
         let random: [u8; 32] = rand::random();
         let text = blake3::Hash::from_bytes(random).to_hex().to_string();
+        // Whole under its name or not at all.
+        let new = data_dir.join("admin.token.new");
         let mut file = fs::OpenOptions::new()
             .write(true)
-            .create_new(true)
+            .create(true)
+            .truncate(true)
             .mode(0o600)
-            .open(Self::file(data_dir))?;
+            .open(&new)?;
         writeln!(file, "{text}")?;
+        file.sync_all()?;
+        fs::rename(new, Self::file(data_dir))?;
+        fs::File::open(data_dir)?.sync_all()?;
         Ok(Token(text.into()))
     }
 
@@ -193,6 +201,21 @@ mod tests {
         let mode = fs::metadata(Token::file(dir.path())).expect("a file");
         assert_eq!(mode.permissions().mode() & 0o777, 0o600);
         assert_eq!(format!("{made:?}"), "Token(…)");
+    }
+
+    #[test]
+    fn a_token_file_that_a_stop_left_empty_is_made_again() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        fs::write(Token::file(dir.path()), "").expect("written");
+        fs::write(dir.path().join("admin.token.new"), "half").expect("written");
+        let made = Token::open(dir.path()).expect("made");
+        let again = Token::read(dir.path()).expect("read");
+        assert_eq!(made.expose(), again.expose());
+        fs::write(Token::file(dir.path()), "short").expect("written");
+        assert!(
+            Token::open(dir.path()).is_err(),
+            "an operator's mistake stays visible"
+        );
     }
 
     #[test]
