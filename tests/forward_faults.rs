@@ -26,19 +26,19 @@ use crate::{
     vault_kit::Running,
 };
 
-const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A vault, what stands before it, and the forwarding into it.
-struct Scene {
-    rig: Rig,
-    faulty: Faulty,
+pub(crate) struct Scene {
+    pub(crate) rig: Rig,
+    pub(crate) faulty: Faulty,
     vault: Running,
-    store: Arc<Jmap>,
+    pub(crate) store: Arc<Jmap>,
     dir: TestDir,
 }
 
 impl Scene {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let dir = TestDir::new();
         let vault = Running::start(&dir.join("vault")).await;
         let faulty = Faulty::before(&vault).await;
@@ -79,7 +79,7 @@ impl Scene {
         }
     }
 
-    fn start(&mut self) {
+    pub(crate) fn start(&mut self) {
         self.rig.start(self.store.clone());
     }
 
@@ -120,7 +120,7 @@ impl Scene {
             .await
     }
 
-    async fn sightings(&self) -> u64 {
+    pub(crate) async fn sightings(&self) -> u64 {
         let count = json!({"calculateTotal": true, "limit": 1});
         let answer = self
             .vault
@@ -471,6 +471,40 @@ async fn a_server_that_keeps_no_sightings_gets_each_as_one_mail() {
             let of_id = mails.keys().filter(|mail| finder.find(mail).is_some());
             assert_eq!(of_id.count(), 1, "{id}");
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_is_found_among_many_of_its_size_and_second() {
+    let scene = Scene::with_readable_account().await;
+    scene.faulty.hide(&[shapes::SIGHTINGS]);
+    let now = UnixMillis::from_system(SystemTime::now());
+    let outgoing = |n: u32| {
+        let bytes = format!("Subject: {n:04}\r\n\r\n{n:04}\r\n").into_bytes();
+        let mut sighting = sighting(&bytes, "u@example.org");
+        sighting.captured_at = now;
+        Outgoing {
+            sighting: Arc::new(sighting),
+            acceptance: Acceptance::Unknown,
+            content: Content::Copy(Body::Small(bytes.into())),
+            attempted: false,
+        }
+    };
+    let mut batch: Vec<_> = (0..130).map(outgoing).collect();
+    for result in scene.store.put(&batch).await {
+        result.expect("taken");
+    }
+    // The first and the last, in whatever order the server lists them: they are not to be brought again.
+    batch.drain(3..127);
+    for outgoing in &mut batch {
+        outgoing.attempted = true;
+    }
+    scene.faulty.poison(|body| {
+        let import = memchr::memmem::find(body, b"Email/import");
+        import.map(|_| Fault::Status(500, None))
+    });
+    for result in scene.store.put(&batch).await {
+        result.expect("found");
     }
 }
 

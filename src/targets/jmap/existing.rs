@@ -20,8 +20,10 @@ use crate::{
 
 /// Larger candidates are told apart by size and time of receipt alone.
 const COMPARE_BYTES_MAX: u64 = 64 * 1024 * 1024;
-/// Messages of the same size received in the same second.
-const CANDIDATES_MAX: u32 = 100;
+/// Messages of the same size received in the same second, asked for at a time …
+const PAGE: usize = 100;
+/// … and pages at most: a server may answer to every position with the same.
+const PAGES_MAX: usize = 100;
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -40,6 +42,33 @@ pub(super) struct Email {
 #[derive(Deserialize)]
 struct EmailList {
     list: Vec<Email>,
+}
+
+#[derive(Deserialize)]
+struct Queried {
+    ids: Vec<IgnoredAny>,
+    /// The server's own, where it is below ours.
+    limit: Option<usize>,
+}
+
+/// Some of the e-mails that may be the one sought.
+struct Candidates {
+    emails: Vec<Email>,
+    count: usize,
+    /// There may be others behind these.
+    more: bool,
+}
+
+impl Candidates {
+    fn read(answers: &Answers, query: &str, fetch: &str) -> Result<Self, Refusal> {
+        let queried = answers.take::<Queried>(query)?;
+        let count = queried.ids.len();
+        Ok(Self {
+            emails: answers.take::<EmailList>(fetch)?.list,
+            more: count >= queried.limit.unwrap_or(PAGE).clamp(1, PAGE),
+            count,
+        })
+    }
 }
 
 #[derive(Deserialize)]
@@ -70,6 +99,27 @@ impl Sought<'_> {
                 "maxSize": self.bytes + 1,
             }),
         }
+    }
+}
+
+impl Sought<'_> {
+    /// Asks for the candidates from a position on.
+    fn calls<'a>(
+        &self,
+        position: usize,
+        query: &'a str,
+        fetch: &'a str,
+    ) -> [(&'static str, Value, &'a str); 2] {
+        let asked = json!({"filter": self.filter(), "position": position, "limit": PAGE});
+        let mut of_query = properties(Value::Null);
+        if let Some(arguments) = of_query.as_object_mut() {
+            arguments.remove("ids");
+        }
+        of_query["#ids"] = json!({"resultOf": query, "name": "Email/query", "path": "/ids"});
+        [
+            ("Email/query", asked, query),
+            ("Email/get", of_query, fetch),
+        ]
     }
 }
 
@@ -187,32 +237,46 @@ impl Jmap {
                 .map(|i| (format!("q{i}"), format!("g{i}")))
                 .collect();
             for (message, (query, fetch)) in some.iter().zip(&ids) {
-                let arguments = json!({"filter": message.filter(), "limit": CANDIDATES_MAX});
-                calls.push(("Email/query", arguments, query.as_str()));
-                let mut of_query = properties(Value::Null);
-                if let Some(arguments) = of_query.as_object_mut() {
-                    arguments.remove("ids");
-                }
-                of_query["#ids"] =
-                    json!({"resultOf": query, "name": "Email/query", "path": "/ids"});
-                calls.push(("Email/get", of_query, fetch.as_str()));
+                calls.extend(message.calls(0, query, fetch));
             }
             let body = self.call(server, calls).await?;
             let answers = Answers::parse(&body)?;
             for (message, (query, fetch)) in some.iter().zip(&ids) {
-                answers.take::<IgnoredAny>(query)?;
-                let candidates = answers.take::<EmailList>(fetch)?.list;
-                let mut same = None;
-                for email in &candidates {
-                    if self.is_same(server, email, message).await? {
-                        same = Some(email.id.clone());
-                        break;
-                    }
-                }
-                found.push(same);
+                let first = Candidates::read(&answers, query, fetch)?;
+                found.push(self.same_among(server, message, first).await?);
             }
         }
         Ok(found)
+    }
+
+    /// The e-mail that is the message, among the first candidates or those behind them.
+    async fn same_among(
+        &self,
+        server: &Server,
+        message: &Sought<'_>,
+        mut some: Candidates,
+    ) -> Result<Option<String>, Refusal> {
+        let mut position = 0;
+        for _ in 0..PAGES_MAX {
+            // Those that cost nothing to compare come first.
+            let same_blob = |email: &&Email| email.blob_id == message.blob_id;
+            if let Some(email) = some.emails.iter().find(same_blob) {
+                return Ok(Some(email.id.clone()));
+            }
+            for email in &some.emails {
+                if self.is_same(server, email, message).await? {
+                    return Ok(Some(email.id.clone()));
+                }
+            }
+            if !some.more {
+                break;
+            }
+            position += some.count;
+            let calls = message.calls(position, "q", "g");
+            let body = self.call(server, calls.into()).await?;
+            some = Candidates::read(&Answers::parse(&body)?, "q", "g")?;
+        }
+        Ok(None)
     }
 }
 
