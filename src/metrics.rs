@@ -50,6 +50,7 @@ pub struct Metrics {
     pub target_last_success_timestamp_seconds: GaugeVec,
     pub target_requests_total: IntCounterVec,
     pub criteria_excluded_total: IntCounterVec,
+    pub forward_restarts_total: IntCounterVec,
     pub config_reloads_total: IntCounterVec,
     pub vault_messages: IntGauge,
     pub vault_index_pending_messages: IntGauge,
@@ -70,6 +71,9 @@ pub const CAPTURE_OUTCOMES: [&str; 6] = [
 
 /// The values of `outcome` in `forwarded_messages_total`.
 pub const FORWARD_OUTCOMES: [&str; 5] = ["stored", "duplicate", "excluded", "parked", "failed"];
+
+/// The values of `result` in `target_requests_total`.
+const REQUEST_RESULTS: [&str; 4] = ["ok", "transient", "refused", "unauthorized"];
 
 /// The values of `reason` in `session_errors_total`.
 pub const SESSION_ERRORS: [&str; 17] = [
@@ -224,6 +228,12 @@ impl Metrics {
                 "Captures that a criterion kept from a target.",
                 &["target"],
             ),
+            forward_restarts_total: counter_vec(
+                r,
+                "forward_restarts_total",
+                "Times that forwarding to the target broke off by a fault of its own and began again.",
+                &["target"],
+            ),
             config_reloads_total: counter_vec(
                 r,
                 "config_reloads_total",
@@ -288,7 +298,7 @@ impl Metrics {
             self.forwarded_messages_total
                 .with_label_values(&[target, outcome]);
         }
-        for result in ["ok", "transient", "refused", "unauthorized"] {
+        for result in REQUEST_RESULTS {
             self.target_requests_total
                 .with_label_values(&[target, result]);
         }
@@ -302,6 +312,32 @@ impl Metrics {
         self.target_last_success_timestamp_seconds
             .with_label_values(&[target]);
         self.criteria_excluded_total.with_label_values(&[target]);
+        self.forward_restarts_total.with_label_values(&[target]);
+    }
+
+    /// Removes every series of a target that is no more: a last value that stays would look like a target that stands.
+    pub fn forget_target(&self, target: &str) {
+        // An error says that there was no such series.
+        for outcome in FORWARD_OUTCOMES {
+            let series = &[target, outcome];
+            let _ = self.forwarded_messages_total.remove_label_values(series);
+        }
+        for result in REQUEST_RESULTS {
+            let series = &[target, result];
+            let _ = self.target_requests_total.remove_label_values(series);
+        }
+        let series = &[target];
+        let _ = self.sync_lag_seconds.remove_label_values(series);
+        let _ = self.forwarded_bytes_total.remove_label_values(series);
+        let _ = self.forward_seconds.remove_label_values(series);
+        let _ = self.waiting_messages.remove_label_values(series);
+        let _ = self.parked_messages.remove_label_values(series);
+        let _ = self.held_messages.remove_label_values(series);
+        let _ = self.target_up.remove_label_values(series);
+        let last_success = &self.target_last_success_timestamp_seconds;
+        let _ = last_success.remove_label_values(series);
+        let _ = self.criteria_excluded_total.remove_label_values(series);
+        let _ = self.forward_restarts_total.remove_label_values(series);
     }
 
     /// Counts a session or transaction cut short; `reason` is one of [`SESSION_ERRORS`].
@@ -384,4 +420,22 @@ fn histogram_vec(
             labels,
         ),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_that_is_forgotten_has_no_series_left() {
+        let metrics = Metrics::new();
+        metrics.touch_target("stays");
+        let before = metrics.render();
+        metrics.touch_target("goes");
+        assert!(metrics.render().contains("\"goes\""));
+        metrics.forget_target("goes");
+        let values = |text: &str| text.matches("target=").count();
+        assert!(!metrics.render().contains("\"goes\""));
+        assert_eq!(values(&metrics.render()), values(&before));
+    }
 }

@@ -140,6 +140,55 @@ fn a_start_without_a_target_with_a_backlog_is_refused_until_the_file_allows_it()
 }
 
 #[test]
+fn a_reload_waits_for_no_target_that_does_not_answer() {
+    // It takes connections and never says a word.
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = silent.local_addr().expect("bound").port();
+    let url = format!("url = \"http://127.0.0.1:{port}/\"\n");
+    let stalled = format!("[[target]]\nname = \"stalled\"\ntype = \"jmap\"\n{url}");
+    let sink = Sink::start();
+    let mailtee = Mailtee::filter(sink.address())
+        .without_vault()
+        .append(&stalled)
+        .start();
+    let before = fs::read_to_string(mailtee.config()).expect("the configuration");
+    fs::write(mailtee.config(), before.clone() + &gone("idle")).expect("written");
+    mailtee.signal(Signal::HUP);
+    let applied = |times: f64| (reloads(&mailtee, "applied") == times).then_some(());
+    wait_until(SOON, "a second target comes", || applied(1.0));
+    send(&mailtee, 1);
+    let (_connection, _) = silent.accept().expect("the message is on its way");
+
+    let changed = before.clone() + "batch_messages = 7\n" + &gone("idle");
+    fs::write(mailtee.config(), changed).expect("written");
+    mailtee.signal(Signal::HUP);
+    // Far below the time that a replaced worker is left for what it has in flight.
+    let at_once = Duration::from_secs(5);
+    wait_until(at_once, "the reload is applied", || applied(2.0));
+}
+
+#[test]
+fn a_target_that_goes_leaves_no_series() {
+    let sink = Sink::start();
+    let mailtee = Mailtee::filter(sink.address())
+        .without_vault()
+        .append(&gone("stays"))
+        .start();
+    let before = fs::read_to_string(mailtee.config()).expect("the configuration");
+    let applied = |times: f64| (reloads(&mailtee, "applied") == times).then_some(());
+    fs::write(mailtee.config(), before.clone() + &gone("goes")).expect("written");
+    mailtee.signal(Signal::HUP);
+    wait_until(SOON, "it comes", || applied(1.0));
+    let has_series = |name: &str| mailtee.metrics().0.contains(&format!("\"{name}\""));
+    assert!(has_series("goes"));
+    fs::write(mailtee.config(), before).expect("written");
+    mailtee.signal(Signal::HUP);
+    wait_until(SOON, "it goes", || applied(2.0));
+    assert!(!has_series("goes"));
+    assert!(has_series("stays"));
+}
+
+#[test]
 fn a_new_token_is_taken_up_by_a_reload() {
     let vault = Mailtee::vault_alone();
     let target = vault.as_target("archive");

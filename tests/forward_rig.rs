@@ -7,7 +7,7 @@ use std::{
 
 use mailtee::{
     dedup::{self, Dedup},
-    forward::{Decide, Options, Policy, Worker},
+    forward::{Decide, Options, Policy, Worker, keep_running},
     journal::{self, Filter, Journal, Listed, Queue},
     message::{
         Acceptance, CaptureId, Client, Envelope, Fingerprinter, Origin, Protocol, Recipient,
@@ -106,17 +106,22 @@ impl Rig {
         options: Options,
         decide: Decide,
     ) {
-        let worker = Worker::new(
-            TARGET,
-            options,
-            self.queue(),
-            self.dedup.clone(),
-            decide,
-            store,
-            self.metrics.clone(),
-        );
+        let (queue, dedup) = (self.queue(), self.dedup.clone());
+        let metrics = self.metrics.clone();
+        let make = move || {
+            Worker::new(
+                TARGET,
+                options.clone(),
+                queue.clone(),
+                dedup.clone(),
+                decide.clone(),
+                store.clone(),
+                metrics.clone(),
+            )
+        };
         let stop = CancellationToken::new();
-        let task = tokio::spawn(worker.run(stop.clone()));
+        let metrics = self.metrics.clone();
+        let task = tokio::spawn(keep_running(TARGET.into(), metrics, stop.clone(), make));
         self.running = Some((stop, task));
     }
 

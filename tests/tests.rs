@@ -92,6 +92,9 @@ mod forward_channel;
 /// Forwarding into the vault through everything that can go wrong on the way.
 mod forward_faults;
 
+/// A message at which the target fails, and what becomes of those beside it.
+mod forward_poison;
+
 /// Real Cyrus as the second mail store.
 mod cyrus;
 

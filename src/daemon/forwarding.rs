@@ -11,8 +11,8 @@ use crate::{
     config::Target,
     criteria::{Criteria, Decision, LazyHeaders},
     dedup::Dedup,
-    forward::{Decide, Worker},
-    journal::{Journal, Lease},
+    forward::{Decide, Worker, keep_running},
+    journal::{Journal, JournalError, Lease},
     metrics::Metrics,
     targets::RemoteStore,
 };
@@ -90,31 +90,42 @@ impl Forwarding {
                 Some(_) => {}
             }
         }
-        for running in old.values() {
-            running.stop.cancel();
-        }
-        for running in old.values_mut() {
-            if timeout(REPLACE_TIMEOUT, &mut running.worker).await.is_err() {
-                // What it has leased goes back to waiting, and is sent again.
-                running.worker.abort();
-            }
-        }
         let names: Vec<String> = targets.iter().map(|(t, _)| t.name.clone()).collect();
-        for name in old.keys().filter(|name| !names.contains(name)) {
-            changes.push(format!("target {name}: gone"));
-        }
+        let gone: Vec<String> = old.keys().filter(|n| !names.contains(n)).cloned().collect();
+        changes.extend(gone.iter().map(|name| format!("target {name}: gone")));
         let journal = self.journal.clone();
         let set = tokio::task::spawn_blocking(move || journal.set_targets(&names));
-        if let Err(error) = set.await.map_err(|_| DaemonError::Stopped)? {
-            for running in old.into_values() {
-                self.start(running.target, running.store);
-            }
+        if let Err(error) = set.await.unwrap_or(Err(JournalError::Closed)) {
+            self.running = old;
             return Err(error.into());
+        }
+        for name in gone {
+            if let Some(mut running) = old.remove(&name) {
+                // Nothing waits for it, so nothing is cut off; and it must not count any more.
+                running.worker.abort();
+                let _ = (&mut running.worker).await;
+            }
+        }
+        for running in old.into_values() {
+            self.retire(running);
         }
         for (target, store) in targets {
             self.start(target, store);
         }
         Ok(changes)
+    }
+
+    /// Lets a replaced worker end what it has in flight, while its successor runs: a target that does not answer must
+    /// not hold up the reload of the others.
+    fn retire(&self, mut running: Running) {
+        running.stop.cancel();
+        let ending = async move {
+            if timeout(REPLACE_TIMEOUT, &mut running.worker).await.is_err() {
+                // What it has leased goes back to waiting, and is sent again.
+                running.worker.abort();
+            }
+        };
+        self.part.tasks.spawn_on(ending, &self.background);
     }
 
     /// A target that goes from the file takes its backlog with it, so it may only go without one, or where the file says
@@ -141,20 +152,30 @@ impl Forwarding {
     }
 
     fn start(&mut self, target: Target, store: Arc<dyn RemoteStore>) {
-        let worker = Worker::new(
-            &target.name,
-            target.forward.clone(),
-            self.journal.queue(&target.name),
-            self.dedup.clone(),
-            decide(target.name.clone(), target.criteria.clone()),
-            store.clone(),
-            self.metrics.clone(),
-        );
+        let (journal, dedup) = (self.journal.clone(), self.dedup.clone());
+        let (metrics, for_worker) = (self.metrics.clone(), store.clone());
+        let Target {
+            name,
+            forward,
+            criteria,
+            ..
+        } = target.clone();
+        let decide = decide(name.clone(), criteria);
+        let make = move || {
+            Worker::new(
+                &name,
+                forward.clone(),
+                journal.queue(&name),
+                dedup.clone(),
+                decide.clone(),
+                for_worker.clone(),
+                metrics.clone(),
+            )
+        };
         let stop = self.part.stop.child_token();
-        let worker = self
-            .part
-            .tasks
-            .spawn_on(worker.run(stop.clone()), &self.background);
+        let metrics = self.metrics.clone();
+        let worker = keep_running(target.name.clone(), metrics, stop.clone(), make);
+        let worker = self.part.tasks.spawn_on(worker, &self.background);
         let running = Running {
             target,
             store,

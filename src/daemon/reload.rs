@@ -29,9 +29,13 @@ impl Daemon {
         let targets = self.forwarding.open(&targets)?;
         let abandoned = &new.journal.abandon_targets;
         let mut changed = self.forwarding.replace(targets, abandoned).await?;
-        self.watched
-            .targets
-            .store(Arc::new(self.forwarding.named()));
+        let targets = Arc::new(self.forwarding.named());
+        // First out of the scrape's sight, which would make the series anew.
+        for old in self.watched.targets.swap(targets.clone()).iter() {
+            if targets.iter().all(|target| target.name != old.name) {
+                self.watched.metrics.forget_target(&old.name);
+            }
+        }
         let failed = self.identities.reload();
         if new.log.level != self.config.log.level {
             self.level.set(&new.log.level);

@@ -12,6 +12,7 @@ mod breaker;
 mod outcome;
 mod policy;
 mod reconcile;
+mod restart;
 pub mod verify;
 mod worker;
 
@@ -19,6 +20,7 @@ use std::time::Duration;
 
 pub use policy::Policy;
 pub use reconcile::{Difference, ReconcileError, Reconciled, reconcile};
+pub use restart::keep_running;
 pub use worker::{Decide, Worker};
 
 /// Patience with one target and with single messages.
@@ -30,7 +32,8 @@ pub struct Options {
     pub target: Policy,
     /// A target is down after this many failures in a row: probed, and `target_up` is 0.
     pub failures_to_open: u32,
-    /// A message that fails alone is parked after this many attempts, if others passed since its last one.
+    /// A message that fails alone is parked after this many attempts, if others passed since its last one. The same
+    /// holds for one at which the target takes nothing, of which an attempt counts only when others passed in between.
     pub attempts_to_park: u32,
     /// How long a batch may wait to fill while others are in flight.
     pub linger: Duration,

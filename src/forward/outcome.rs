@@ -9,7 +9,7 @@ use rand::random;
 
 use super::{admission::Entry, worker::Worker};
 use crate::{
-    dedup::{Durable, StoredCopy},
+    dedup::{ClaimLease, Durable, StoredCopy},
     journal::{Lease, Outcome},
     message::{Sighting, UnixMillis},
     metrics::Metrics,
@@ -35,6 +35,8 @@ struct Signs {
     failed: Option<String>,
     unavailable: Option<(String, Option<Duration>)>,
     unauthorized: bool,
+    /// The message that was alone when the target took nothing, how often that came to pass, and why.
+    suspect: Option<(Lease, u32, String)>,
 }
 
 impl Worker {
@@ -43,6 +45,7 @@ impl Worker {
         let mut signs = Signs::default();
         let mut settled: Vec<(Lease, Outcome)> = Vec::with_capacity(done.entries.len());
         let mut durable = None;
+        let alone = done.entries.len() == 1;
         for ((entry, outgoing), result) in
             done.entries.into_iter().zip(done.batch).zip(done.results)
         {
@@ -53,7 +56,7 @@ impl Worker {
                     durable = confirmed.or(durable);
                     settled.push((lease, outcome));
                 }
-                Err(error) => self.failed(entry, &outgoing, error, &mut signs),
+                Err(error) => self.failed(entry, &outgoing, error, alone, &mut signs),
             }
         }
         self.settle(settled, durable);
@@ -70,6 +73,13 @@ impl Worker {
                 self.target_failed(done.sent_at, now, None, false, &why)
             }
             (None, _) => self.breaker.trial_again(),
+        }
+        if let Some((lease, failures, why)) = signs.suspect {
+            // Behind the pause, so that another message tries whether it is over.
+            let pause = self.breaker.wakes_at();
+            let pause = pause.map_or(Duration::ZERO, |at| at.saturating_duration_since(now));
+            let delay = self.options.message.delay(failures, None, random());
+            lease.postpone(pause + delay, &why);
         }
     }
 
@@ -110,11 +120,27 @@ impl Worker {
         (lease, outcome, durable)
     }
 
-    fn failed(&mut self, entry: Entry, outgoing: &Outgoing, error: PutError, signs: &mut Signs) {
+    fn failed(
+        &mut self,
+        entry: Entry,
+        outgoing: &Outgoing,
+        error: PutError,
+        alone: bool,
+        signs: &mut Signs,
+    ) {
         let id = entry.id();
         let Entry { lease, claim } = entry;
         let why = error.to_string();
         match error {
+            PutError::Unavailable {
+                retry_after: None, ..
+            }
+            | PutError::Unauthorized { .. }
+                if alone =>
+            {
+                signs.unauthorized = matches!(error, PutError::Unauthorized { .. });
+                self.suspect(lease, claim, why, signs);
+            }
             PutError::Unavailable { retry_after, .. } => {
                 let longest = match &signs.unavailable {
                     Some((_, before)) => retry_after.max(*before),
@@ -165,6 +191,36 @@ impl Worker {
                 tracing::warn!(capture = %id, why, "the copy is gone: its bytes go again");
                 self.ready.push_back(lease);
             }
+        }
+    }
+
+    /// A message was alone when the target took nothing: the fault may be its own, as where a filter before the target
+    /// breaks the connection at what it reads. An outage counts once, however often it is tried meanwhile; parked is what
+    /// fails so again and again while others pass in between.
+    fn suspect(&mut self, lease: Lease, claim: Option<ClaimLease>, why: String, signs: &mut Signs) {
+        let passed = self.tally.passed;
+        let attempts_to_park = self.options.attempts_to_park;
+        self.tally.failed();
+        let trouble = self.troubles.keep(lease.sighting().id, claim);
+        let first = trouble.alone == 0;
+        let others_passed = !first && passed > trouble.passed_alone;
+        if first || others_passed {
+            trouble.alone += 1;
+            trouble.passed_alone = passed;
+        }
+        let failures = trouble.alone;
+        if others_passed && failures >= attempts_to_park {
+            // It was the message: the target is there.
+            signs.answered = true;
+            self.park(lease, why);
+            return;
+        }
+        signs.unavailable = Some((why.clone(), None));
+        if first {
+            // Most often it is the target, and the message goes as soon as that is back.
+            lease.postpone(Duration::ZERO, &why);
+        } else {
+            signs.suspect = Some((lease, failures, why));
         }
     }
 

@@ -10,7 +10,10 @@ use std::{
 
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use rand::random;
-use tokio::{task::JoinSet, time::sleep_until};
+use tokio::{
+    task::JoinSet,
+    time::{MissedTickBehavior, sleep_until},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -66,11 +69,18 @@ pub(super) struct Trouble {
     pub failures: u32,
     /// Messages that had passed when it last failed.
     pub passed: u64,
+    /// Times that it was alone when the target took nothing, others having passed in between.
+    pub alone: u32,
+    /// Messages that had passed when that was last counted.
+    pub passed_alone: u64,
+    kept_at: Option<Instant>,
 }
 
 impl Troubles {
     pub(super) fn claim_of(&mut self, id: CaptureId) -> Option<ClaimLease> {
-        self.0.get_mut(&id)?.claim.take()
+        let trouble = self.0.get_mut(&id)?;
+        trouble.kept_at = None;
+        trouble.claim.take()
     }
 
     /// Keeps the claim for the next attempt; past the limit it is given up, which only costs a repeat.
@@ -79,8 +89,29 @@ impl Troubles {
             self.0.clear();
         }
         let trouble = self.0.entry(id).or_default();
+        trouble.kept_at = claim.is_some().then(Instant::now);
         trouble.claim = claim;
         trouble
+    }
+
+    /// Whether it may be this message that makes the target take nothing.
+    fn is_suspect(&self, id: CaptureId) -> bool {
+        self.0.get(&id).is_some_and(|trouble| trouble.alone > 0)
+    }
+
+    fn has_claims(&self) -> bool {
+        self.0.values().any(|trouble| trouble.claim.is_some())
+    }
+
+    /// Gives up the claims of messages that did not come again in all this time: an operator holds them, and another
+    /// capture of the same message must not wait for that.
+    fn give_up_claims(&mut self, now: Instant, patience: Duration) {
+        for trouble in self.0.values_mut() {
+            if trouble.kept_at.is_some_and(|at| at + patience < now) {
+                trouble.claim = None;
+                trouble.kept_at = None;
+            }
+        }
     }
 
     pub(super) fn forget(&mut self, id: CaptureId) {
@@ -128,6 +159,10 @@ impl Worker {
     pub async fn run(mut self, stop: CancellationToken) {
         let mut leasing: Option<BoxFuture<'static, Vec<Lease>>> = None;
         let mut probing: Option<BoxFuture<'static, Result<(), PutError>>> = None;
+        // No delay of a message is longer than its cap, but for the target's own pauses.
+        let patience = 2 * self.options.message.cap;
+        let mut sweep = tokio::time::interval(patience / 2);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let admits = self.breaker.admits(Instant::now());
             if admits == Admits::Probe {
@@ -165,6 +200,9 @@ impl Worker {
                 probed = poll_some(&mut probing) => {
                     probing = None;
                     self.probed(probed);
+                }
+                _ = sweep.tick(), if admits == Admits::All && self.troubles.has_claims() => {
+                    self.troubles.give_up_claims(Instant::now(), patience);
                 }
                 () = sleep_until(woken.unwrap_or_else(Instant::now).into()), if woken.is_some() => {}
             }
@@ -220,6 +258,11 @@ impl Worker {
                 let Some(lease) = self.ready.pop_front() else {
                     break;
                 };
+                let alone = self.troubles.is_suspect(lease.sighting().id);
+                if alone && !entries.is_empty() {
+                    self.ready.push_front(lease);
+                    break;
+                }
                 match self.admission.admit(lease, &mut self.troubles) {
                     Admitted::Goes(entry, outgoing) => {
                         bytes += held_bytes(&entry.lease);
@@ -232,6 +275,9 @@ impl Worker {
                         tracing::error!(capture = %lease.sighting().id, why, "content cannot be read");
                         lease.postpone(self.options.message.cap, &why);
                     }
+                }
+                if alone && !entries.is_empty() {
+                    break;
                 }
             }
             if entries.is_empty() {

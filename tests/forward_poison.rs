@@ -1,0 +1,105 @@
+//! A message at which the target fails alone, whatever way it fails: it is parked, and the others pass.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use memchr::memmem::Finder;
+
+use crate::{
+    forward_faults::{DEADLINE, Scene},
+    forward_faulty::Fault,
+    forward_rig::{TARGET, hasty, until},
+    kit::Mail,
+};
+
+/// Requests with this capture in them meet the fault.
+fn poison(scene: &Scene, id: impl ToString, fault: Fault) {
+    let id = id.to_string().into_bytes();
+    scene
+        .faulty
+        .poison(move |body| Finder::new(&id).find(body).map(|_| fault.clone()));
+}
+
+async fn is_parked_while_others_pass(fault: Fault) {
+    let mut scene = Scene::new().await;
+    let id = scene
+        .rig
+        .capture(&Mail::plain(0).bytes, "u@example.org")
+        .await;
+    poison(&scene, id, fault);
+    scene.start();
+    let rig = &scene.rig;
+    // Alone it may be an outage, and is tried again for as long as that lasts.
+    until(DEADLINE, "it is tried often", || rig.count("failed") > 12).await;
+    assert_eq!(rig.count("parked"), 0);
+    let mut passed = 0;
+    while rig.count("parked") == 0 {
+        passed += 1;
+        assert!(passed < 500, "the poison message is never parked");
+        rig.capture(&Mail::plain(passed).bytes, "u@example.org")
+            .await;
+        until(DEADLINE, "others pass", || rig.count("stored") == passed).await;
+    }
+    assert!(passed >= 7, "parked after {passed} others");
+    rig.forwarded(DEADLINE).await;
+    until(DEADLINE, "the target is up", || rig.is_up()).await;
+    scene.rig.stop().await;
+    assert_eq!(scene.sightings().await, passed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_filter_before_the_target_forbids_is_parked_while_others_pass() {
+    is_parked_while_others_pass(Fault::Status(403, None)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_gateway_chokes_on_is_parked_while_others_pass() {
+    is_parked_while_others_pass(Fault::Status(502, None)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_breaks_the_connection_is_parked_while_others_pass() {
+    is_parked_while_others_pass(Fault::ResetMidBody).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_held_message_that_failed_does_not_keep_its_double_waiting() {
+    let mut scene = Scene::new().await;
+    let mail = Mail::plain(1).bytes;
+    let first = scene.rig.capture(&mail, "one@example.org").await;
+    poison(&scene, first, Fault::Status(500, None));
+    scene.start();
+    let rig = &scene.rig;
+    until(DEADLINE, "it fails", || rig.count("failed") > 1).await;
+    assert!(rig.journal.hold(first).await.expect("an open journal"));
+    rig.capture(&mail, "two@example.org").await;
+    until(DEADLINE, "the other passes", || rig.count("stored") == 1).await;
+    assert_eq!(rig.queue().held(), 1);
+    scene.rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forwarding_that_panics_begins_again_with_what_it_had() {
+    let mut scene = Scene::new().await;
+    for serial in 0..3 {
+        let mail = Mail::plain(serial).bytes;
+        scene.rig.capture(&mail, "u@example.org").await;
+    }
+    let first = AtomicBool::new(true);
+    let panics_once = move |_: &_| {
+        assert!(
+            !first.swap(false, Ordering::Relaxed),
+            "the first one panics"
+        );
+        None
+    };
+    let store = scene.store.clone();
+    scene.rig.start_with(store, hasty(), Arc::new(panics_once));
+    scene.rig.forwarded(DEADLINE).await;
+    scene.rig.stop().await;
+    assert_eq!(scene.sightings().await, 3);
+    let restarts = &scene.rig.metrics.forward_restarts_total;
+    assert_eq!(restarts.with_label_values(&[TARGET]).get(), 1);
+}
