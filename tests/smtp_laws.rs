@@ -1,7 +1,12 @@
 //! What holds for every session: the next hop gets what was sent, the copy is the message or there is none, and the
 //! chunking of the bytes changes nothing.
 
-use mailtee::wire::smtp::{Role, fuzz};
+use std::sync::Arc;
+
+use mailtee::{
+    message::Client,
+    wire::smtp::{Dialect, Relay, Role, Rules, TellClient, fuzz},
+};
 use proptest::prelude::*;
 
 /// A message as a client has it: lines with CRLF, dots at their start now and then.
@@ -109,4 +114,70 @@ proptest! {
         fuzz::data(&bytes);
         fuzz::bdat(&bytes);
     }
+}
+
+/// A relay of the default limits, greeted.
+fn greeted() -> Relay {
+    let rules = Rules {
+        dialect: Dialect::Smtp,
+        role: Role::Proxy,
+        hostname: "tee.example".to_owned(),
+        hold_end: true,
+        starttls: false,
+        upstream_starttls: false,
+        tell_client: TellClient::No,
+        line_bytes_max: 64 << 10,
+        recipients_max: 50_000,
+        message_bytes_max: 0,
+    };
+    let mut relay = Relay::new(Arc::new(rules), Client::default(), false, false);
+    relay.receive_upstream(b"220 next\r\n");
+    relay
+}
+
+/// A next hop that reads and never answers: the client is not read for ever.
+#[test]
+fn the_queue_of_awaited_replies_is_bounded() {
+    let mut relay = greeted();
+    let commands = b"NOOP\r\n".repeat(100_000);
+    let mut at = relay.receive_client(&commands);
+    assert!(at <= 6 * 1000, "{at} bytes of commands await replies");
+    while at < commands.len() {
+        relay.receive_upstream(b"250 ok\r\n");
+        let taken = relay.receive_client(&commands[at..]);
+        assert!(taken > 0, "a reply makes room");
+        at += taken;
+    }
+}
+
+/// Each with the longest line and the longest refusal, and MAIL again and again between them.
+#[test]
+fn refused_recipients_are_kept_within_bounds() {
+    let mut relay = greeted();
+    let line = format!("RCPT TO:<{}>\r\n", "x".repeat(60_000));
+    let refusal = format!("550 {}\r\n", "y".repeat(60_000));
+    relay.receive_client(b"MAIL FROM:<a@b>\r\n");
+    relay.receive_upstream(b"250 ok\r\n");
+    let mut kept = 0;
+    for _ in 0..1000 {
+        relay.receive_client(line.as_bytes());
+        if relay
+            .to_client
+            .ends_with(b"452 4.5.3 Too many recipients\r\n")
+        {
+            break;
+        }
+        relay.receive_upstream(refusal.as_bytes());
+        kept += line.len();
+        relay.receive_client(b"MAIL FROM:<a@b>\r\n");
+        relay.receive_upstream(b"503 nested\r\n");
+        relay.to_client.clear();
+        relay.to_upstream.clear();
+    }
+    assert!(kept <= 16 << 20, "{kept} bytes of recipients are held");
+    let envelope = relay.take_ended().envelope;
+    let refused = envelope.recipients.iter();
+    let refused = refused.filter_map(|recipient| recipient.refused.as_ref());
+    assert!(refused.clone().count() > 100);
+    assert!(refused.clone().all(|text| text.to_string().len() <= 512));
 }

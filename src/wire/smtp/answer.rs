@@ -27,6 +27,7 @@ pub enum Failure {
     TlsHandshake,
     StarttlsInjection,
     StarttlsUnavailable,
+    BurlUnavailable,
     StarttlsTooLate,
     NotTrusted,
     ChunkMalformed,
@@ -62,6 +63,7 @@ impl Failure {
             Self::BareLineEnd => "550 5.5.2 Message holds a bare CR or LF",
             Self::StarttlsInjection => "554 5.5.0 Data behind STARTTLS",
             Self::StarttlsUnavailable => "502 5.5.1 STARTTLS not offered",
+            Self::BurlUnavailable => "502 5.5.1 BURL not offered",
             Self::StarttlsTooLate => "503 5.5.1 Too late for STARTTLS",
             Self::NotTrusted => "550 5.7.0 Not allowed from your address",
             Self::ChunkMalformed => "501 5.5.4 Syntax: BDAT size [LAST]",
@@ -98,6 +100,7 @@ impl Failure {
             Self::ShuttingDown
             | Self::StarttlsUnavailable
             | Self::StarttlsTooLate
+            | Self::BurlUnavailable
             | Self::NotTrusted
             | Self::ChunkOutOfOrder
             | Self::DataAfterChunks => return None,

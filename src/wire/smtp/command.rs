@@ -18,16 +18,18 @@ pub enum Verb {
     Auth,
     Xforward,
     Xclient,
+    Burl,
     Noop,
     Quit,
     Other,
 }
 
-const VERBS: [(&[u8], Verb); 14] = [
+const VERBS: [(&[u8], Verb); 15] = [
     (b"MAIL", Verb::Mail),
     (b"RCPT", Verb::Rcpt),
     (b"DATA", Verb::Data),
     (b"BDAT", Verb::Bdat),
+    (b"BURL", Verb::Burl),
     (b"EHLO", Verb::Ehlo),
     (b"HELO", Verb::Helo),
     (b"LHLO", Verb::Lhlo),

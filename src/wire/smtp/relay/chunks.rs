@@ -32,9 +32,13 @@ impl Relay {
             return true;
         }
         if self.content.chunks.is_none() {
+            let asked = self.awaited.iter().rev().find_map(|awaited| match awaited {
+                Awaited::Mail(sender) => Some(sender.binary),
+                _ => None,
+            });
             self.content = Content {
                 chunks: Some(ChunkDecoder::default()),
-                binary: self.binary,
+                binary: asked.unwrap_or(self.transaction.binary),
                 ..Content::default()
             };
             self.suspended = true;
@@ -161,24 +165,19 @@ impl Relay {
             let reply = Failure::ChunkOutOfOrder.with_id(None);
             return self.end_spoiled_chunk(reply.as_bytes());
         }
-        let transaction = &self.transaction;
-        let wanted = transaction.accepted > 0;
-        let replies = transaction.replies(self.rules.dialect);
+        let replies = self.transaction.replies(self.rules.dialect);
         if let Some(Awaited::LastChunk(n)) = self.awaited.front_mut() {
             *n = replies;
         }
-        if self.content.copying && wanted {
-            if !self.rules.hold_end {
-                self.pass_end();
-            }
-            self.suspended = true;
-            self.steps.push_back(Step::EndCopy);
+        if !self.content.copying {
+            self.pass_end();
+            self.content = Content::default();
             return;
         }
-        if self.content.copying {
-            self.steps.push_back(Step::DropCopy("rejected"));
+        if !self.rules.hold_end {
+            self.pass_end();
         }
-        self.pass_end();
-        self.content = Content::default();
+        self.suspended = true;
+        self.steps.push_back(Step::EndCopy);
     }
 }

@@ -157,12 +157,16 @@ impl Relay {
             }
             Verb::Mail => return self.mail(line, command),
             Verb::Rcpt => {
-                if self.named >= self.rules.recipients_max {
+                let path = command.path();
+                let bytes = path.address.len() + path.parameters.len();
+                if self.named >= self.rules.recipients_max
+                    || self.named_bytes + bytes > RECIPIENT_BYTES_MAX
+                {
                     self.refuse(Failure::TooManyRecipients);
                     return true;
                 }
                 self.named += 1;
-                let path = command.path();
+                self.named_bytes += bytes;
                 let recipient = Recipient {
                     address: path.address.into(),
                     parameters: path.parameters.into(),
@@ -217,7 +221,14 @@ impl Relay {
                 self.pass(line, Awaited::Quit);
                 self.barrier = Barrier::Replies;
             }
-            Verb::Noop | Verb::Other => self.pass(line, Awaited::Other),
+            // The next hop would fetch content that never comes by here (RFC 4468).
+            Verb::Burl => self.refuse(Failure::BurlUnavailable),
+            Verb::Noop => self.pass(line, Awaited::Noop),
+            Verb::Other => {
+                self.pass(line, Awaited::Other);
+                // It may open a dialogue, as X-EXPS does: then what follows is no command but its next line.
+                self.barrier = Barrier::Replies;
+            }
         }
         true
     }
@@ -233,17 +244,34 @@ impl Relay {
         if !self.tell_client() {
             return false;
         }
-        self.named = 0;
+        if self.in_transaction() {
+            // A second MAIL is the next hop's to refuse (RFC 5321 section 4.1.4), and what is said in either differs.
+            self.barrier = Barrier::Replies;
+        } else {
+            self.named = 0;
+            self.named_bytes = 0;
+        }
         self.may_void_chunks();
-        self.binary = path
-            .parameter(b"BODY")
-            .is_some_and(|body| body.eq_ignore_ascii_case(b"BINARYMIME"));
+        let body = path.parameter(b"BODY");
         let sender = Sender {
             address: path.address.into(),
             parameters: path.parameters.into(),
+            binary: body.is_some_and(|body| body.eq_ignore_ascii_case(b"BINARYMIME")),
         };
         self.pass(line, Awaited::Mail(Box::new(sender)));
         true
+    }
+
+    /// Is a transaction open once the commands passed on so far are done?
+    fn in_transaction(&self) -> bool {
+        let latest = self.awaited.iter().rev().find_map(|awaited| match awaited {
+            Awaited::Mail(_) => Some(true),
+            Awaited::Hello { .. } | Awaited::Rset | Awaited::Content(_) | Awaited::LastChunk(_) => {
+                Some(false)
+            }
+            _ => None,
+        });
+        latest.unwrap_or(self.transaction.open)
     }
 
     /// The command may end a transaction whose chunks have begun: what comes next depends on its reply.

@@ -19,13 +19,7 @@ pub enum Copied {
 impl Relay {
     /// The next hop said 354. The client hears it once the copy has begun.
     pub(super) fn begin_data(&mut self, reply: &[u8]) {
-        if self.transaction.accepted == 0 {
-            // Nobody will get it, so there is nothing to copy; the client may only end it (RFC 2920 section 3.1).
-            self.drop_content();
-            self.to_client.extend_from_slice(reply);
-            self.input = Input::Data(Box::default());
-            return;
-        }
+        // Also where no recipient was taken that we saw: whether somebody gets it is the next hop's to say.
         self.drop_content();
         self.held_reply = reply.to_vec();
         self.suspended = true;
@@ -222,8 +216,13 @@ impl Relay {
 
     /// The facts for the sighting, once, at [`Step::EndCopy`].
     pub fn take_ended(&mut self) -> Ended {
+        let envelope = &mut self.transaction.envelope;
         Ended {
-            envelope: std::mem::take(&mut self.transaction.envelope),
+            envelope: match self.transaction.accepted {
+                // The transaction may well go on.
+                0 => envelope.clone(),
+                _ => std::mem::take(envelope),
+            },
             client: self.client().clone(),
             replaced: self.content.replaced,
             bytes: self.content.bytes,

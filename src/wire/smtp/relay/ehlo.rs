@@ -32,6 +32,8 @@ impl Relay {
                 b"STARTTLS" => {}
                 // Binary data of a length that only its parties know follows its command.
                 b"XEXCH50" => {}
+                // Content that the next hop fetches elsewhere would pass uncopied.
+                b"BURL" => {}
                 b"XFORWARD" | b"XCLIENT" if !self.trusted => {}
                 b"SIZE" if limit > 0 => {
                     // 0 or no number: the next hop has no fixed limit (RFC 1870 section 4)

@@ -30,6 +30,13 @@ use super::{
 use crate::message::{Client, Envelope, TlsFacts, WireText};
 use transaction::{Content, Transaction};
 
+/// Commands that await their replies at once, at most: a client may not fill the queue of them.
+const AWAITED_MAX: usize = 1000;
+/// What the recipients of one transaction may take together, their refusals included: many times 50,000 usual ones.
+const RECIPIENT_BYTES_MAX: usize = 16 << 20;
+/// What is kept of the reply that refused a recipient.
+const REFUSAL_BYTES_MAX: usize = 512;
+
 /// What the operator chose for a front end.
 #[derive(Clone, Debug)]
 pub struct Rules {
@@ -145,6 +152,7 @@ enum Awaited {
     Xforward(Vec<u8>),
     Xclient(Vec<u8>),
     Quit,
+    Noop,
     Other,
     /// To a command of ours; the client does not hear it.
     Ours,
@@ -206,15 +214,14 @@ pub struct Relay {
     // transaction
     transaction: Transaction,
     content: Content,
-    /// The latest MAIL command said BODY=BINARYMIME.
-    binary: bool,
     /// A command that ends the transaction came in the middle of its chunks: if it is done, they are void.
     chunks_void_if_done: bool,
     /// What XFORWARD said for this transaction, in the client's place.
     forwarded: Option<Box<Client>>,
     told_client: bool,
-    /// RCPT commands passed on since MAIL, answered or not.
+    /// RCPT commands passed on in this transaction, answered or not, and what is kept of them.
     named: usize,
+    named_bytes: usize,
     /// The code of the next hop's latest reply.
     last_code: u16,
     /// Ours, in the place of an accepting next hop's (protocol `journal`).
@@ -251,11 +258,11 @@ impl Relay {
             auth: None,
             transaction: Transaction::default(),
             content: Content::default(),
-            binary: false,
             chunks_void_if_done: false,
             forwarded: None,
             told_client: false,
             named: 0,
+            named_bytes: 0,
             last_code: 0,
             own_reply: None,
             fate_replies: Vec::new(),
@@ -270,7 +277,11 @@ impl Relay {
 
     /// May client bytes be read now?
     pub fn takes_client(&self) -> bool {
-        !self.suspended && !self.closing && !self.client_gone && self.barrier == Barrier::None
+        !self.suspended
+            && !self.closing
+            && !self.client_gone
+            && self.barrier == Barrier::None
+            && self.awaited.len() < AWAITED_MAX
     }
 
     /// May bytes of the next hop be read now?

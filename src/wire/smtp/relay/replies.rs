@@ -52,8 +52,14 @@ impl Relay {
             // To a chunk that we refuse ourselves.
             return self.drop_upstream();
         }
-        if code == 354 && !matches!(self.awaited.front(), Some(Awaited::Data)) {
-            // It takes for DATA what we did not: a message would pass that nobody copied.
+        let asks_for = match self.awaited.front() {
+            Some(Awaited::Data) => 354,
+            Some(Awaited::Auth | Awaited::Other) => 334,
+            _ => 0,
+        };
+        if matches!(code, 334 | 354) && code != asks_for {
+            // It takes for DATA or AUTH what we did not, and what follows for another thing than we do: a message would
+            // pass that nobody copied.
             return self.refuse_and_close(Failure::UpstreamNonsense);
         }
         let Some(awaited) = self.awaited.pop_front() else {
@@ -95,16 +101,24 @@ impl Relay {
             Awaited::Mail(sender) if done => {
                 self.transaction = Transaction {
                     open: true,
+                    binary: sender.binary,
                     ..Transaction::default()
                 };
                 self.transaction.envelope.sender = sender.address;
                 self.transaction.envelope.sender_parameters = sender.parameters;
             }
+            // Recipients refused before it belong to no message.
+            Awaited::Mail(_) if !self.transaction.open && self.transaction.accepted == 0 => {
+                self.transaction = Transaction::default();
+            }
             Awaited::Rcpt(mut recipient) => {
                 if done {
                     self.transaction.accepted += 1;
                 } else {
-                    recipient.refused = Some(reply::text(reply).into());
+                    let text = reply::text(reply);
+                    let text = &text[..text.len().min(REFUSAL_BYTES_MAX)];
+                    self.named_bytes += text.len();
+                    recipient.refused = Some(text.into());
                 }
                 self.transaction.envelope.recipients.push(recipient);
             }
@@ -201,15 +215,15 @@ impl Relay {
         }
         let replies = reply::text(&self.fate_replies).to_vec();
         self.fate_replies.clear();
-        let fate = if std::mem::take(&mut self.fate_accepted) {
+        let taken = std::mem::take(&mut self.fate_accepted);
+        self.own_reply = None;
+        self.steps.push_back(Step::Fate(if taken {
             Fate::Accepted(replies)
         } else {
             Fate::Rejected(replies)
-        };
-        self.own_reply = None;
-        self.steps.push_back(Step::Fate(fate));
+        }));
         // A next hop that refuses a message without recipients may well go on with the transaction.
-        if self.transaction.accepted > 0 {
+        if taken || self.transaction.accepted > 0 {
             self.end_transaction();
         }
     }

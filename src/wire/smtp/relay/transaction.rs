@@ -11,6 +11,8 @@ use crate::{
 pub(super) struct Sender {
     pub(super) address: WireText,
     pub(super) parameters: WireText,
+    /// BODY=BINARYMIME.
+    pub(super) binary: bool,
 }
 
 /// What the next hop has agreed to so far.
@@ -18,6 +20,8 @@ pub(super) struct Sender {
 pub(super) struct Transaction {
     /// It has taken MAIL.
     pub(super) open: bool,
+    /// With BODY=BINARYMIME.
+    pub(super) binary: bool,
     pub(super) envelope: Envelope,
     /// Recipients that it took.
     pub(super) accepted: usize,
