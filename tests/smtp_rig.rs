@@ -109,24 +109,7 @@ impl Front {
 
     /// In front of a next hop that takes everything.
     pub(crate) fn over_sink(dialect: Dialect, options: impl FnOnce(SocketAddr) -> Options) -> Self {
-        let sunk = Arc::new(AtomicU64::new(0));
-        let apart = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .expect("a runtime");
-        let listener = apart.block_on(loopback().listen(None)).expect("a listener");
-        let address = listener.local().expect("bound");
-        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        apart.spawn(frontends::sink(
-            listener,
-            dialect,
-            sunk.clone(),
-            stop,
-            tasks,
-        ));
-        // It ends with the test process; a session in it may outlive the front end.
-        std::mem::forget(apart);
+        let (address, sunk) = sink(dialect);
         let mut front = Self::start(options(address));
         front.sunk = sunk;
         front
@@ -181,6 +164,29 @@ impl Front {
             condition(self).then_some(())
         });
     }
+}
+
+/// A next hop that takes everything, with one descriptor a session: its address and the count of what it took.
+pub(crate) fn sink(dialect: Dialect) -> (SocketAddr, Arc<AtomicU64>) {
+    let sunk = Arc::new(AtomicU64::new(0));
+    let apart = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let listener = apart.block_on(loopback().listen(None)).expect("a listener");
+    let address = listener.local().expect("bound");
+    let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+    apart.spawn(frontends::sink(
+        listener,
+        dialect,
+        sunk.clone(),
+        stop,
+        tasks,
+    ));
+    // It ends with the test process; a session in it may outlive the front end.
+    std::mem::forget(apart);
+    (address, sunk)
 }
 
 /// The bytes of a capture.

@@ -4,7 +4,7 @@ use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
         mpsc,
     },
@@ -20,11 +20,12 @@ use mailtee::{
 
 use crate::{
     kit::{
-        Mail, Sink, SmtpClient,
+        Mail, Mailtee, Sink, SmtpClient,
         client::stuffed,
         sink::{Answer, Moment},
+        wait_until,
     },
-    smtp_rig::{Front, content, filter, loopback, upstream},
+    smtp_rig::{Front, content, filter, loopback, sink, upstream},
 };
 
 /// Greeted, with a transaction open up to the 354.
@@ -79,29 +80,45 @@ fn thirty_megabytes_pass() {
     assert_eq!(captures[0].sighting().fingerprint, Fingerprinter::of(&body));
 }
 
+/// As many as the descriptors of one process carry: the daemon has two a session, its client's and the next hop's, and
+/// so has this process, which is both. Raw sockets: the kit's client takes two by itself.
 #[test]
-fn many_sessions_at_once_and_the_one_too_many() {
-    // Each costs this process four descriptors: its client, both of ours, the next hop's.
-    const SESSIONS: usize = 3000;
-    let front = Front::over_sink(Dialect::Smtp, |next_hop| {
-        let mut options = filter(next_hop);
-        options.limits.sessions = SESSIONS;
-        options
-    });
-    let mut clients: Vec<_> = (0..SESSIONS)
-        .map(|_| SmtpClient::connect(front.address).unwrap().0)
-        .collect();
-    assert_eq!(front.sessions(), SESSIONS as i64);
-    let (_, reply) = SmtpClient::connect(front.address).unwrap();
-    assert_eq!(reply.text(), "421 4.3.2 Too many sessions, try again later");
-    assert_eq!(front.errors("too_many_sessions"), 1);
+fn as_many_sessions_as_descriptors_carry_and_the_one_too_many() {
+    let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let descriptors = descriptors.current.unwrap_or(20_000).min(20_000);
+    let sessions = (usize::try_from(descriptors).unwrap() - 200) / 2;
+    let next_hop = sink(Dialect::Smtp).0;
+    let mailtee = Mailtee::filter(next_hop)
+        .option("sessions_max", sessions)
+        .option("sessions_per_address_max", sessions)
+        .start();
+    let talk = |stream: &mut TcpStream, said: &str, heard: &str| {
+        stream.write_all(said.as_bytes()).unwrap();
+        read_until(stream, heard)
+    };
+    let mut clients = Vec::with_capacity(sessions);
+    while clients.len() < sessions {
+        let mut client = TcpStream::connect(mailtee.frontend).unwrap();
+        talk(&mut client, "", "220 ");
+        clients.push(client);
+    }
+    let front = [("frontend", "front")];
+    let open = mailtee.metrics().value("sessions", &front);
+    assert_eq!(open, sessions as f64);
+    let mut refused = TcpStream::connect(mailtee.frontend).unwrap();
+    let reply = talk(&mut refused, "", "\r\n");
+    assert_eq!(reply, "421 4.3.2 Too many sessions, try again later\r\n");
     for client in clients.iter_mut().step_by(100) {
-        assert!(client.command("EHLO c").unwrap().is_success());
-        assert!(client.mail(&Mail::plain(1)).unwrap().is_success());
+        let transaction = "MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\n";
+        talk(client, transaction, "\r\n354");
+        talk(client, "Subject: x\r\n\r\ntext\r\n.\r\n", "taken as 1");
     }
     drop(clients);
-    front.wait("all sessions have ended", |f| f.sessions() == 0);
-    assert!(SmtpClient::greeted(front.address).is_ok());
+    let gone = || mailtee.metrics().value("sessions", &front) == 0.0;
+    wait_until(Duration::from_secs(60), "all have ended", || {
+        gone().then_some(())
+    });
+    assert!(SmtpClient::greeted(mailtee.frontend).is_ok());
 }
 
 #[test]
@@ -242,6 +259,38 @@ fn a_client_that_leaves_in_the_data_leaves_no_copy() {
     drop(client);
     front.wait("it is counted", |f| f.outcomes("aborted") == 1);
     assert_eq!((front.sunk(), front.waiting()), (0, 0));
+}
+
+/// It resets the connection while the next hop thinks about its message: the reply that nobody reads is no second loss.
+#[test]
+fn a_client_that_is_lost_is_counted_once() {
+    let (asked, is_asked) = mpsc::channel();
+    let (answer, may_answer) = mpsc::channel::<()>();
+    let (asked, may_answer) = (Mutex::new(asked), Mutex::new(may_answer));
+    let next_hop = Sink::scripted(move |moment| {
+        if let Moment::EndOfData(_) = moment {
+            asked.lock().unwrap().send(()).unwrap();
+            may_answer.lock().unwrap().recv().unwrap();
+        }
+        Answer::Default
+    });
+    let front = Front::start(filter(next_hop.address()));
+    let mut client = TcpStream::connect(front.address).unwrap();
+    client
+        .write_all(b"EHLO c\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\n")
+        .unwrap();
+    read_until(&mut client, "\r\n354");
+    client.write_all(b"x\r\n.\r\n").unwrap();
+    is_asked.recv_timeout(Duration::from_secs(60)).unwrap();
+    socket2::SockRef::from(&client)
+        .set_linger(Some(Duration::ZERO))
+        .unwrap();
+    drop(client);
+    front.wait("it is counted", |f| f.errors("client_lost") == 1);
+    answer.send(()).unwrap();
+    front.wait("the session has ended", |f| f.sessions() == 0);
+    assert_eq!(front.errors("client_lost"), 1);
+    assert_eq!(content(&front.captures(1)[0]), b"x\r\n");
 }
 
 #[test]

@@ -52,16 +52,16 @@ impl Part {
 
 impl Copy {
     pub(super) fn begin(
-        journal: &Journal,
-        protocol: Protocol,
+        front: &FrontEnd,
         id: CaptureId,
         captured_at: UnixMillis,
     ) -> Result<Self, JournalError> {
-        let reports = (protocol == Protocol::Journal).then(|| Box::new(Reports::new(journal)));
+        let reports = (front.options.protocol == Protocol::Journal)
+            .then(|| Box::new(Reports::new(&front.journal, &front.reports)));
         Ok(Self {
             id,
             captured_at,
-            whole: Part::begin(journal)?,
+            whole: Part::begin(&front.journal)?,
             reports,
         })
     }

@@ -47,6 +47,8 @@ struct FrontEnd {
     rules: Arc<Rules>,
     journal: Journal,
     metrics: Arc<Metrics>,
+    /// What the reports at a journal endpoint hold in memory.
+    reports: reports::Budget,
     stop: CancellationToken,
     started: UnixMillis,
 }
@@ -93,6 +95,7 @@ pub async fn start(
         options,
         journal,
         metrics,
+        reports: reports::Budget::default(),
         stop: stop.clone(),
         started: UnixMillis::from_system(SystemTime::now()),
     });

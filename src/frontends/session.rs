@@ -56,6 +56,8 @@ pub(super) struct Session {
     message_bytes: u64,
     ended_at: Option<Instant>,
     stopping: bool,
+    /// The client's going is counted.
+    client_lost: bool,
     end: Instant,
 }
 
@@ -89,6 +91,7 @@ impl Session {
             message_bytes: 0,
             ended_at: None,
             stopping: false,
+            client_lost: false,
             end: Instant::now() + front.options.limits.total,
             front,
         }
@@ -113,12 +116,12 @@ impl Session {
                 Event::Moved => {}
                 Event::ClientEnded => {
                     if !self.relay.is_idle() {
-                        self.report(Failure::ClientLost);
+                        self.report_client_lost();
                     }
                     self.relay.client_ended();
                 }
                 Event::ClientLost => {
-                    self.report(Failure::ClientLost);
+                    self.report_client_lost();
                     self.relay.client_lost();
                 }
                 Event::UpstreamLost => self.relay.upstream_failed(Failure::UpstreamLost),
@@ -166,10 +169,9 @@ impl Session {
 
     fn begin_copy(&mut self) {
         let (id, now) = copy::next_id();
-        let protocol = self.front.options.protocol;
         // One of chunks that were voided is not this message's.
         self.gap = None;
-        match Copy::begin(&self.front.journal, protocol, id, now) {
+        match Copy::begin(&self.front, id, now) {
             Ok(copy) => {
                 self.copy = Some(copy);
                 self.relay.copy_begun(Copied::Safe { reply: None });
@@ -334,6 +336,14 @@ impl Session {
 
     fn report(&self, failure: Failure) {
         count(&self.front, &self.id, &self.peer, failure, &failure.reply());
+    }
+
+    /// Once a session: each write to a client that is gone fails anew. Whoever does not stay for our last words missed
+    /// nothing, and why they are the last is counted already.
+    fn report_client_lost(&mut self) {
+        if !self.relay.is_closing() && !std::mem::replace(&mut self.client_lost, true) {
+            self.report(Failure::ClientLost);
+        }
     }
 
     /// STARTTLS: our answer goes out in clear, and everything after it is TLS.

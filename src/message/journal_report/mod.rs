@@ -120,6 +120,11 @@ pub struct ReportParser {
 }
 
 impl ReportParser {
+    /// What it holds in memory just now.
+    pub fn held_bytes(&self) -> usize {
+        self.header.capacity() + self.text.capacity()
+    }
+
     pub fn new(limits: Limits) -> Self {
         Self {
             limits,
