@@ -107,6 +107,9 @@ mod vault_page;
 /// What the vault gives back as files.
 mod vault_export;
 
+/// `mailtee vault fsck`: a clean vault, and each kind of damage to one.
+mod vault_fsck;
+
 /// The vault on a disk that is full.
 mod vault_disk;
 

@@ -6,10 +6,27 @@ use crate::{
     kit::TestDir,
     vault_kit::{Running, USING, read_json, sighting_of},
 };
-use mailtee::message::Difference;
+use mailtee::{message::Difference, vault::Options};
 
 fn plain(n: u32) -> Vec<u8> {
     format!("Message-ID: <{n}@example.org>\r\nSubject: number {n}\r\n\r\nbody\r\n").into_bytes()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vault_is_verified_by_its_listen_address_whatever_names_it_was_given() {
+    let dir = TestDir::new();
+    let listen = "127.0.0.7:0".parse().expect("an address");
+    let options = Options {
+        names: vec!["vault.example.org".into()],
+        ..Options::new(listen, dir.join("vault"))
+    };
+    // Its client trusts this certificate alone, and asks for the address.
+    let vault = Running::start_as(options).await;
+    assert!(vault.base.contains("//127.0.0.7:"), "{}", vault.base);
+    let session = vault.client.get(format!("{}/.well-known/jmap", vault.base));
+    let answer = session.bearer_auth(&vault.read).send().await;
+    assert_eq!(answer.expect("a verified connection").status(), 200);
+    vault.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

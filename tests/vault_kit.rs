@@ -39,11 +39,16 @@ impl Running {
     }
 
     pub async fn start_with(dir: &Path, limits: Limits) -> Self {
-        install_provider();
-        let metrics = Arc::new(Metrics::new());
         let listen = "127.0.0.1:0".parse().expect("an address");
         let mut options = Options::new(listen, dir.to_owned());
         options.limits = limits;
+        Self::start_as(options).await
+    }
+
+    pub async fn start_as(options: Options) -> Self {
+        install_provider();
+        let metrics = Arc::new(Metrics::new());
+        let dir = options.data_dir.clone();
         let vault = Vault::open(options, metrics.clone()).await.expect("opens");
         let pem = std::fs::read(vault.certificate()).expect("a certificate");
         let ca = reqwest::Certificate::from_pem(&pem).expect("PEM");

@@ -18,6 +18,7 @@ use crate::{
     message::CaptureId,
     vault::{
         export::Archive,
+        fsck::{self, Checked, Finding},
         view::{Row as Message, Search},
     },
 };
@@ -69,6 +70,18 @@ enum Verb {
                       mailtee vault export --to-mbox all.mbox\n  mailtee vault export --to-maildir ./restored"
     )]
     Export(Export),
+    /// Read every blob and compare it with its name, name files without a row
+    #[command(
+        after_help = "Leftover files are named, and are no damage. After a power cut, let the vault start once before.\n\n\
+                      Examples:\n  mailtee vault fsck\n  mailtee vault fsck --data-dir /var/lib/mailtee/vault --format json"
+    )]
+    Fsck {
+        /// The vault's own directory, instead of the one that the configuration names.
+        #[arg(long, value_name = "DIR")]
+        data_dir: Option<PathBuf>,
+        #[arg(long, value_enum, default_value = "text")]
+        format: Format,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -92,6 +105,14 @@ struct Export {
 
 impl Vault {
     pub(super) fn run(self) -> anyhow::Result<Verdict> {
+        // A vault of which only the directory is there has no configuration.
+        if let Verb::Fsck {
+            data_dir: Some(data_dir),
+            format,
+        } = &self.verb
+        {
+            return show(&fsck::fsck(data_dir)?, *format);
+        }
         let config = self.config.load()?;
         let Some(options) = config.vault.clone() else {
             bail!("{}: there is no [vault]", config.file.display());
@@ -108,6 +129,7 @@ impl Vault {
                 output::line(&serde_json::to_string_pretty(&shown)?)?;
             }
             Verb::Export(export) => export.run(&Archive::open(&options.data_dir)?)?,
+            Verb::Fsck { format, .. } => return show(&fsck::fsck(&options.data_dir)?, format),
         }
         Ok(Verdict::Well)
     }
@@ -129,6 +151,47 @@ impl Row for Message {
             printable(&self.subject),
         ]
     }
+}
+
+impl Row for Finding {
+    const HEADINGS: &'static [&'static str] = &["FINDING", "WHAT", "DETAIL"];
+
+    fn cells(&self) -> Vec<String> {
+        let (finding, what, detail) = match self {
+            Self::Index { why } => ("index", "index.db".to_owned(), printable(why)),
+            Self::Missing { k1, bytes } => ("missing", k1.to_string(), format!("{bytes} bytes")),
+            Self::Damaged { k1, found, bytes } => (
+                "damaged",
+                k1.to_string(),
+                format!("{bytes} bytes of K1 {found}"),
+            ),
+            Self::Unreadable { k1, why } => ("unreadable", k1.to_string(), printable(why)),
+            Self::Dangling { row } => ("dangling", row.clone(), String::new()),
+            Self::Leftover { file, bytes } => {
+                ("leftover", printable(file), format!("{bytes} bytes"))
+            }
+        };
+        vec![finding.to_owned(), what, detail]
+    }
+}
+
+fn show(checked: &Checked, format: Format) -> anyhow::Result<Verdict> {
+    match format {
+        Format::Json => output::line(&serde_json::to_string(checked)?)?,
+        Format::Text => {
+            output::line(&format!(
+                "{} blobs read ({} bytes), {} damages, {} leftovers",
+                checked.blobs, checked.bytes, checked.damages, checked.leftovers
+            ))?;
+            if !checked.named.is_empty() {
+                output::rows(format, &checked.named)?;
+            }
+        }
+    }
+    Ok(match checked.damages {
+        0 => Verdict::Well,
+        _ => Verdict::Amiss,
+    })
 }
 
 /// No message writes control characters to a terminal.

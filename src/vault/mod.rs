@@ -3,13 +3,14 @@
 //! [`Vault::open`] opens the store, makes what a first start needs (certificate, tokens) and binds; [`Vault::serve`]
 //! serves until it is told to stop. A message is confirmed when it is synced, never before (`storage`). Requests come in
 //! through `jmap` (programs) and `page` (people); `index` fills the full-text search behind them. [`export`] gives
-//! everything back as files.
+//! everything back as files, [`fsck`] reads whether all of it is what it was.
 //!
 //! It never changes or deletes a message. Its own failure is a transient answer (503, 507), and nothing half stored.
 
 mod auth;
 mod error;
 pub mod export;
+pub mod fsck;
 mod index;
 mod jmap;
 mod mbox;

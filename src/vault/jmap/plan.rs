@@ -170,9 +170,10 @@ impl Uploads<'_> {
             Ok::<_, StoreError>(rows::blob(index, &fingerprint.k1)?.is_some())
         })?;
         if !known {
+            // Before the attempt: a half written file is discarded like a whole one, when no upload is under way.
+            self.written.push(fingerprint.k1);
             let written = self.store.blobs.write(&fingerprint.k1, &self.bytes);
             written.map_err(|e| StoreError::io("blob", e))?;
-            self.written.push(fingerprint.k1);
         }
         Ok(Ok(Upload {
             fingerprint,

@@ -78,7 +78,8 @@ impl Blobs {
         })
     }
 
-    /// Writes a message held in memory. Blocking; durable only after the round's sync.
+    /// Writes a message held in memory. Blocking; durable only after the round's sync. What a failure leaves is a leftover
+    /// under this name, for [`super::Store::discard`]: here, the name may be another upload's by then.
     pub(crate) fn write(&self, k1: &K1, bytes: &[u8]) -> io::Result<()> {
         match &self.place {
             Place::Directory(root) => {
@@ -87,9 +88,7 @@ impl Blobs {
                 // replaced whole, and synced before: a name that a row may already hold never shows a partial file, nor
                 // loses what a round has confirmed.
                 match OpenOptions::new().write(true).create_new(true).open(&path) {
-                    Ok(mut file) => file.write_all(bytes).inspect_err(|_| {
-                        let _ = fs::remove_file(&path);
-                    }),
+                    Ok(mut file) => file.write_all(bytes),
                     Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                         let mut staged = self.stage()?;
                         staged.write_all(bytes)?;
@@ -239,6 +238,8 @@ fn io_error(error: object_store::Error) -> io::Error {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
     use sha2::Digest;
 
@@ -254,6 +255,45 @@ mod tests {
         fs::write(file_path(&dir.path().join("blobs"), &name), b"whole m").unwrap();
         blobs.write(&name, b"whole message").unwrap();
         assert_eq!(blobs.read(&name, 100).unwrap(), b"whole message");
+    }
+
+    /// A tmpfs of a few pages, gone on drop; root is needed to mount it.
+    struct SmallDisk(tempfile::TempDir);
+
+    impl SmallDisk {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let mut mount = Command::new("mount");
+            let mount = mount.args(["-t", "tmpfs", "-o", "size=128k", "tmpfs"]);
+            assert!(mount.arg(dir.path()).status().unwrap().success());
+            Self(dir)
+        }
+    }
+
+    impl Drop for SmallDisk {
+        fn drop(&mut self) {
+            let unmounted = Command::new("umount").arg("-l").arg(self.0.path()).status();
+            assert!(unmounted.is_ok_and(|status| status.success()));
+        }
+    }
+
+    #[test]
+    fn a_failed_write_takes_no_name_away_that_another_upload_may_hold_by_then() {
+        let disk = SmallDisk::new();
+        let root = disk.0.path().join("blobs");
+        let incoming = disk.0.path().join("incoming");
+        let large = vec![7u8; 1 << 20];
+        let name = k1(&large);
+        fs::create_dir_all(root.join(&name.to_string()[..2])).unwrap();
+        fs::create_dir_all(&incoming).unwrap();
+        let blobs = Blobs {
+            store: Arc::new(object_store::memory::InMemory::new()),
+            place: Place::Directory(root.clone()),
+            incoming,
+        };
+        let error = blobs.write(&name, &large).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        assert!(file_path(&root, &name).exists());
     }
 
     #[tokio::test(flavor = "multi_thread")]

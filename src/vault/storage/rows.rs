@@ -65,6 +65,18 @@ pub(crate) fn blob_by_row(connection: &Connection, row: i64) -> Found<BlobRow> {
         .optional()
 }
 
+/// Blobs beyond a row, in the order of their rows.
+pub(crate) fn blobs_after(
+    connection: &Connection,
+    row: i64,
+    limit: u32,
+) -> rusqlite::Result<Vec<BlobRow>> {
+    connection
+        .prepare_cached("SELECT row, k1, k2, bytes FROM blobs WHERE row > ?1 ORDER BY row LIMIT ?2")?
+        .query_map([row, i64::from(limit)], blob_from)?
+        .collect()
+}
+
 pub(super) fn blob_from(row: &Row<'_>) -> rusqlite::Result<BlobRow> {
     Ok(BlobRow {
         row: row.get(0)?,

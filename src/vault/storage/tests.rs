@@ -1,6 +1,6 @@
 //! The store without a server: what a power cut takes, what a day takes, one writer a directory.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
 
 use super::*;
 use crate::message::{CaptureId, Fingerprinter, K1};
@@ -45,6 +45,16 @@ async fn put(store: &Store, messages: std::ops::Range<u32>) {
 fn blob_path(dir: &Path, n: u32) -> PathBuf {
     let name = k1(n).to_string();
     dir.join("blobs").join(&name[..2]).join(name)
+}
+
+#[test]
+fn nobody_but_its_owner_looks_into_a_vault() {
+    let dir = tempfile::tempdir().unwrap();
+    let data_dir = dir.path().join("deep").join("vault");
+    let store = open(&data_dir);
+    let mode = fs::metadata(&data_dir).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
+    store.close();
 }
 
 /// The directory as it is on disk at this moment, elsewhere: what a restart after a stop in mid-round finds.
