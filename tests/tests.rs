@@ -113,6 +113,9 @@ mod vault_fsck;
 /// The vault on a disk that is full.
 mod vault_disk;
 
+/// The systemd unit and the Dockerfile, as far as they can be checked without either running.
+mod deploy;
+
 // The whole.
 
 /// The daemon and its command line: signals, reloads, the queue, the admin page, exit codes.
