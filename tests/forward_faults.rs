@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -23,7 +26,7 @@ use crate::{
     forward_faulty::{Fault, Faulty},
     forward_rig::{Rig, TARGET, sighting, until},
     kit::{Mail, TestDir},
-    vault_kit::Running,
+    vault_kit::{Running, indexed},
 };
 
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
@@ -247,6 +250,54 @@ async fn a_lost_dedup_map_makes_no_second_copy() {
     assert_eq!(scene.rig.count("duplicate"), 100);
     assert!(scene.copies().await == once(&sent));
     assert_eq!(scene.sightings().await, 150);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_corrupt_dedup_map_the_target_is_asked_before_anything_is_added() {
+    let mut scene = Scene::with_readable_account().await;
+    scene.faulty.hide(&[shapes::SIGHTINGS, shapes::BLOB]);
+    let [asked, added] = [(); 2].map(|()| Arc::new(AtomicUsize::new(0)));
+    let heard = [
+        ("Email/query", asked.clone()),
+        ("Email/import", added.clone()),
+    ];
+    scene.faulty.poison(move |body| {
+        for (method, count) in &heard {
+            let calls = memchr::memmem::find_iter(body, method).count();
+            count.fetch_add(calls, Ordering::Relaxed);
+        }
+        None
+    });
+    let counts = || (asked.load(Ordering::Relaxed), added.load(Ordering::Relaxed));
+    let mails = [
+        Mail::plain(1).bytes,
+        b"Subject: no id\r\n\r\nbody\r\n".to_vec(),
+    ];
+    scene.start();
+    for mail in &mails {
+        scene.rig.capture(mail, "user@example.org").await;
+        scene.rig.forwarded(DEADLINE).await;
+    }
+    let of_copies_and_sightings = 4;
+    assert_eq!(
+        counts(),
+        (0, of_copies_and_sightings),
+        "a map that has lost nothing is trusted"
+    );
+
+    indexed(&scene.vault).await;
+    let mut rig = scene.rig.with_map_aside().await;
+    rig.start(open(&rig, &scene.faulty, &scene.dir));
+    for mail in &mails {
+        rig.capture(mail, "another@example.org").await;
+        rig.forwarded(DEADLINE).await;
+    }
+    rig.stop().await;
+    scene.rig = rig;
+    let of_sightings = 2;
+    assert_eq!(counts().1, of_copies_and_sightings + of_sightings);
+    assert!(counts().0 > 0);
+    assert!(scene.copies_in("Inbox").await == once(&mails));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -517,6 +568,7 @@ async fn what_the_target_says_of_one_message_is_what_forwarding_hears() {
         acceptance: Acceptance::Unknown,
         content: Content::Copy(Body::Small(bytes.into())),
         attempted: false,
+        map_has_lost: false,
     }];
     let seconds = |n| Some(Duration::from_secs(n));
     for (fault, heard) in [

@@ -42,6 +42,13 @@ impl Rig {
         Self::open(dir, Some(name))
     }
 
+    /// As after a restart that found the dedup map corrupt and set it aside.
+    pub(crate) async fn with_map_aside(self) -> Self {
+        let dir = self.end().await;
+        std::fs::rename(dir.join("dedup"), dir.join("dedup.corrupt-1")).expect("renamed");
+        Self::open(dir, None)
+    }
+
     /// Everything as after a restart.
     pub(crate) async fn restarted(self) -> Self {
         let dir = self.end().await;

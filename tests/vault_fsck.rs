@@ -99,11 +99,17 @@ async fn a_file_without_a_row_is_named_and_is_no_damage() {
 async fn an_email_whose_blob_lost_its_row_is_damage() {
     let dir = filled(2).await;
     let index = rusqlite::Connection::open(dir.join("index.db")).unwrap();
-    let gone = index.execute("DELETE FROM blobs WHERE row = (SELECT max(row) FROM blobs)", []);
+    let gone = index.execute(
+        "DELETE FROM blobs WHERE row = (SELECT max(row) FROM blobs)",
+        [],
+    );
     assert_eq!(gone.unwrap(), 1);
     drop(index);
     let (code, found) = fsck(dir.path());
     assert_eq!((code, &found["damages"]), (1, &1.into()), "{found}");
     assert_eq!(found["named"][0]["finding"], "dangling");
-    assert_eq!((&found["blobs"], &found["leftovers"]), (&1.into(), &1.into()));
+    assert_eq!(
+        (&found["blobs"], &found["leftovers"]),
+        (&1.into(), &1.into())
+    );
 }

@@ -270,6 +270,10 @@ async fn open_stores(
     let (journal, dedup) = (config.journal.clone(), config.dedup.clone());
     let names = config.target_names();
     let opened = tokio::task::spawn_blocking(move || {
+        // A journal from an earlier run has a map beside it, or had one.
+        if journal.data_dir.join("journal").exists() {
+            Dedup::expect(&dedup.dir)?;
+        }
         let journal = Journal::open(journal, &names, metrics.clone())?;
         let dedup = Dedup::open(dedup, &metrics)?;
         Ok((journal, dedup))

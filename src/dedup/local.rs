@@ -13,7 +13,11 @@
 //! that the entries do not answer reads. An entry that cannot be read counts as absent. Memory: the filter (1.5 bytes an
 //! entry), the entries (bounded), the database's cache and write buffers (bounded).
 
-use std::{path::PathBuf, sync::Arc, thread::JoinHandle};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread::JoinHandle,
+};
 
 use dashmap::Entry as Slot;
 use parking_lot::Mutex;
@@ -22,7 +26,7 @@ use super::{
     Claim, DedupError, StoredCopy,
     claim::{ClaimLease, Durable, Entry, Released},
     shared::Shared,
-    store::{Key, Memory, Store},
+    store::{self, Key, Memory, Store},
     writer::{self, Job},
 };
 use crate::{
@@ -69,6 +73,17 @@ struct Open {
 pub struct Copies(Box<dyn Iterator<Item = Result<StoredCopy, DedupError>> + Send>);
 
 impl Dedup {
+    /// To be called before [`Dedup::open`] where a map must have been before: one that is not there is lost.
+    pub fn expect(dir: &Path) -> Result<(), DedupError> {
+        if dir.exists() {
+            return Ok(());
+        }
+        store::note_lost(dir).map_err(|source| DedupError::Io {
+            step: "note that it is lost",
+            source,
+        })
+    }
+
     /// Opens the map, or makes an empty one. A corrupt one is set aside, loudly; see [`super::store`].
     pub fn open(options: Options, metrics: &Metrics) -> Result<Self, DedupError> {
         let store = Store::open(
@@ -92,6 +107,13 @@ impl Dedup {
                 threads: Mutex::new(threads),
             }),
         })
+    }
+
+    /// May copies be at the targets that the map has lost? Then New does not mean that the target has none: whoever sends
+    /// looks there before. True from the claim on that could not be read, and with a lost map for as long as it lies
+    /// aside.
+    pub fn has_lost(&self) -> bool {
+        self.open.shared.has_lost()
     }
 
     /// Who sends this message to that target? Never waits.
@@ -248,7 +270,7 @@ impl Iterator for Copies {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, path::Path};
+    use std::fs;
 
     use tempfile::TempDir;
 
@@ -379,10 +401,31 @@ mod tests {
             }
             let dedup = open_at(&dir).unwrap();
             assert_eq!(known(&dedup, "vault", 0..10), 0);
+            assert!(dedup.has_lost());
             fill(&dedup, "vault", 0..10);
             let aside = files_in(&dir.path().join("map.corrupt-1"));
             assert_eq!(aside.len(), all, "round {round}");
         }
+    }
+
+    #[test]
+    fn what_was_lost_is_remembered_through_restarts_until_it_is_deleted() {
+        let (dir, dedup) = open();
+        assert!(!dedup.has_lost(), "a first map has lost nothing");
+        drop(dedup);
+        fs::create_dir(dir.path().join("map.corrupt-2")).unwrap();
+        fs::create_dir(dir.path().join("another.corrupt-1")).unwrap();
+        assert!(open_at(&dir).unwrap().has_lost());
+        fs::remove_dir(dir.path().join("map.corrupt-2")).unwrap();
+        assert!(!open_at(&dir).unwrap().has_lost());
+
+        // One that somebody took away.
+        fs::remove_dir_all(dir.path().join("map")).unwrap();
+        Dedup::expect(&dir.path().join("map")).unwrap();
+        assert!(open_at(&dir).unwrap().has_lost());
+        fs::remove_dir(dir.path().join("map.lost")).unwrap();
+        Dedup::expect(&dir.path().join("map")).unwrap();
+        assert!(!open_at(&dir).unwrap().has_lost(), "it is there again");
     }
 
     #[test]

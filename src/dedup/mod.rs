@@ -5,9 +5,10 @@
 //! by every later claim at once and is on disk with the next batch ([`Durable`] tells when).
 //!
 //! The map is never the only guard against a second copy, and never a reason to lose one: targets are idempotent, so a
-//! map that is lost, corrupt or unreadable costs messages sent again, not copies. It keys on 16 bytes of K2, which is
-//! enough because a hit is never trusted alone: K1 equal means the same bytes; else Core equal means that a difference
-//! makes the bytes, checked against K1; else the bytes go too. `local.rs` says how it is kept.
+//! map that is lost, corrupt or unreadable costs messages sent again, not copies: [`Dedup::has_lost`] says that the target
+//! is to be asked first. It keys on 16 bytes of K2, which is enough because a hit is never trusted alone: K1 equal means
+//! the same bytes; else Core equal means that a difference makes the bytes, checked against K1; else the bytes go too.
+//! `local.rs` says how it is kept.
 
 mod claim;
 mod filter;

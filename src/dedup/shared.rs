@@ -29,6 +29,8 @@ pub(super) struct Shared {
     filter_complete: AtomicBool,
     targets: RwLock<HashMap<String, u32>>,
     highest_target: AtomicU32,
+    /// What is on disk, here or of an earlier map, is not all known.
+    has_lost: AtomicBool,
     closing: AtomicBool,
     count: AtomicI64,
     entries_gauge: IntGauge,
@@ -60,6 +62,7 @@ impl Shared {
             filter_complete: AtomicBool::new(on_disk == 0),
             highest_target: AtomicU32::new(targets.values().copied().max().unwrap_or(0)),
             targets: RwLock::new(targets),
+            has_lost: AtomicBool::new(store.has_lost()),
             closing: AtomicBool::new(false),
             count: AtomicI64::new(0),
             entries_gauge: metrics.dedup_entries.clone(),
@@ -80,6 +83,7 @@ impl Shared {
         }
         self.store.copy(key).unwrap_or_else(|error| {
             self.lookups.unreadable.inc();
+            self.has_lost.store(true, Ordering::Relaxed);
             tracing::warn!(%error, "an entry of the dedup map counts as absent");
             None
         })
@@ -172,6 +176,10 @@ impl Shared {
 
     pub(super) fn publish_entries(&self) {
         self.entries_gauge.set(self.entries() as i64);
+    }
+
+    pub(super) fn has_lost(&self) -> bool {
+        self.has_lost.load(Ordering::Relaxed)
     }
 
     pub(super) fn scanned(&self) -> bool {

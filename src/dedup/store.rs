@@ -7,8 +7,9 @@
 //! ```
 //!
 //! A database that cannot be opened because its content is wrong is set aside beside itself, whole, and an empty one
-//! takes its place: messages are sent again and found to be there already. A disk that fails, or another process that
-//! holds the map, is an error instead: neither is mended by starting empty.
+//! takes its place: messages are sent again and found to be there already. As long as one lies aside, [`Store::has_lost`]
+//! says so, through every restart: deleting it is how an operator ends the look-ups at the target. A disk that fails, or
+//! another process that holds the map, is an error instead: neither is mended by starting empty.
 
 use std::{
     collections::HashMap,
@@ -26,6 +27,10 @@ const KEY_BYTES: usize = 20;
 
 /// The prefix of target names, where copies have a target's number.
 const NAMES: [u8; 4] = [0; 4];
+
+/// What a corrupt map's new name, and the sign of one that is gone, have after the map's own.
+const ASIDE: &str = ".corrupt-";
+const LOST: &str = ".lost";
 
 /// What may have to be read again when the map is opened after a kill; as little as the database can be told.
 const JOURNALS_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -63,6 +68,8 @@ impl Key {
 pub(super) struct Store {
     database: Database,
     map: Keyspace,
+    /// An earlier map lies aside, or is gone: what it knew, this one does not.
+    has_lost: bool,
 }
 
 /// Memory that the database may take, apart from the filter.
@@ -82,7 +89,16 @@ pub(super) enum Change {
 impl Store {
     pub(super) fn open(dir: &Path, memory: Memory) -> Result<Self, DedupError> {
         let error = match Self::try_open(dir, memory) {
-            Ok(store) => return Ok(store),
+            Ok(store) => {
+                if store.has_lost {
+                    tracing::warn!(
+                        map = %dir.display(),
+                        "an earlier dedup map was lost: every message is looked for at its target before it is sent; delete {}{ASIDE}* and {}{LOST} to end that",
+                        dir.display(), dir.display()
+                    );
+                }
+                return Ok(store);
+            }
             Err(error) => error,
         };
         if let Some(cause) = cause_outside(dir, &error) {
@@ -94,7 +110,7 @@ impl Store {
         })?;
         tracing::error!(
             map = %dir.display(), aside = %aside.display(), cause = %error,
-            "the dedup map is corrupt: starting an empty one; messages already copied are sent again and recognised by the target"
+            "the dedup map is corrupt: starting an empty one; as long as the corrupt one lies aside, every message is looked for at its target before it is sent"
         );
         Self::try_open(dir, memory).map_err(|error| match cause_outside(dir, &error) {
             Some(cause) => cause,
@@ -115,9 +131,14 @@ impl Store {
             Ok(Self {
                 map: database.keyspace("map", options)?,
                 database,
+                has_lost: has_lost(dir),
             })
         }))
         .unwrap_or(Err(fjall::Error::Unrecoverable))
+    }
+
+    pub(super) fn has_lost(&self) -> bool {
+        self.has_lost
     }
 
     pub(super) fn targets(&self) -> Result<HashMap<String, u32>, DedupError> {
@@ -236,17 +257,44 @@ fn cause_outside(dir: &Path, error: &fjall::Error) -> Option<DedupError> {
 
 /// Renames a map to the first free name beside it.
 fn set_aside(dir: &Path) -> io::Result<PathBuf> {
-    let named = |n: u32| {
-        let mut name = dir.as_os_str().to_owned();
-        name.push(format!(".corrupt-{n}"));
-        PathBuf::from(name)
-    };
     let aside = (1..)
-        .map(named)
+        .map(|n: u32| beside(dir, &format!("{ASIDE}{n}")))
         .find(|path| !path.exists())
         .expect("fewer than four thousand million corrupt maps lie there");
     std::fs::rename(dir, &aside)?;
     Ok(aside)
+}
+
+/// A name that begins with the map's own.
+fn beside(dir: &Path, suffix: &str) -> PathBuf {
+    let mut name = dir.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+/// Leaves a sign beside a map that is about to be made, that there was one before.
+pub(super) fn note_lost(dir: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(beside(dir, LOST))
+}
+
+/// Does an earlier map lie aside, or is one known to be gone? Where nobody can tell, it does: that costs time only.
+fn has_lost(dir: &Path) -> bool {
+    let (Some(parent), Some(own)) = (dir.parent(), dir.file_name()) else {
+        return true;
+    };
+    let parent = match parent.as_os_str().is_empty() {
+        true => Path::new("."),
+        false => parent,
+    };
+    let Ok(entries) = std::fs::read_dir(parent) else {
+        return true;
+    };
+    let own = own.as_encoded_bytes();
+    entries.flatten().any(|entry| {
+        let name = entry.file_name();
+        let suffix = name.as_encoded_bytes().strip_prefix(own);
+        suffix.is_some_and(|s| s == LOST.as_bytes() || s.starts_with(ASIDE.as_bytes()))
+    })
 }
 
 pub(super) fn encode(copy: &StoredCopy) -> Vec<u8> {

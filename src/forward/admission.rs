@@ -63,6 +63,7 @@ impl Admission {
             acceptance: lease.acceptance().clone(),
             content,
             attempted: lease.attempts() > 0 || sighting.captured_at < self.started,
+            map_has_lost: self.dedup.has_lost(),
         };
         Admitted::Goes(Entry { lease, claim }, outgoing)
     }

@@ -20,6 +20,8 @@ pub struct Outgoing {
     pub content: Content,
     /// An earlier attempt may have reached the target: where the target cannot tell by itself, it looks before it adds.
     pub attempted: bool,
+    /// The dedup map has lost what it knew: so it does for a copy that another sighting, of any time, has brought.
+    pub map_has_lost: bool,
 }
 
 /// What of a message goes to a target.

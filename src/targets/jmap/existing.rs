@@ -20,7 +20,7 @@ use crate::{
 
 /// Larger candidates are told apart by size and time of receipt alone.
 const COMPARE_BYTES_MAX: u64 = 64 * 1024 * 1024;
-/// Messages of the same size received in the same second, asked for at a time …
+/// Messages of the same size received in the same second, or with the same Message-ID, asked for at a time …
 const PAGE: usize = 100;
 /// … and pages at most: a server may answer to every position with the same.
 const PAGES_MAX: usize = 100;
@@ -86,17 +86,24 @@ pub(super) struct Sought<'a> {
     pub received_at: &'a str,
     /// A Message-ID that no other message has.
     pub message_id: Option<&'a str>,
+    /// It may have been received at any time; with its own Message-ID, where it has one, which others may have too.
+    pub any_time: Option<Option<String>>,
 }
 
 impl Sought<'_> {
     fn filter(&self) -> Value {
-        match self.message_id {
-            Some(id) => json!({"header": ["Message-ID", id]}),
-            None => json!({
+        let (at_least, below) = (self.bytes, self.bytes + 1);
+        match (self.message_id, &self.any_time) {
+            (Some(id), _) => json!({"header": ["Message-ID", id]}),
+            (None, Some(Some(id))) => {
+                json!({"header": ["Message-ID", id], "minSize": at_least, "maxSize": below})
+            }
+            (None, Some(None)) => json!({"minSize": at_least, "maxSize": below}),
+            (None, None) => json!({
                 "after": self.received_at,
                 "before": a_second_later(self.received_at),
-                "minSize": self.bytes,
-                "maxSize": self.bytes + 1,
+                "minSize": at_least,
+                "maxSize": below,
             }),
         }
     }
@@ -221,8 +228,8 @@ impl Jmap {
         Ok(updated.not_updated.unwrap_or_default())
     }
 
-    /// Finds messages that an earlier attempt may have brought, by the time of receipt that we gave them and their size;
-    /// answers the e-mail id for each that is there.
+    /// Finds messages that are there already, by their size and either the time of receipt that an earlier attempt gave them
+    /// or their Message-ID; answers the e-mail id for each that is there.
     pub(super) async fn look_up(
         &self,
         server: &Server,

@@ -1,7 +1,8 @@
 //! Uploads and `Email/import` of many messages (RFC 8621 section 4.8), for servers that take each for itself.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, io::Read};
 
+use mail_parser::MessageParser;
 use serde_json::json;
 
 use super::{
@@ -18,6 +19,9 @@ use crate::message::{Body, K1};
 /// A server that takes ten messages a second still answers before its silence is taken for a fault.
 const IMPORTED_AT_ONCE: usize = 50;
 
+/// A Message-ID beyond it is not looked for.
+const HEADER_BYTES_MAX: u64 = 64 * 1024;
+
 /// A message to be imported.
 pub(super) struct Wanted {
     pub body: Body,
@@ -28,6 +32,8 @@ pub(super) struct Wanted {
     pub message_id: Option<String>,
     /// An earlier attempt may have brought it.
     pub attempted: bool,
+    /// Another sighting may have brought it, received at another time.
+    pub map_has_lost: bool,
 }
 
 type Imported = Vec<Option<Result<String, Refusal>>>;
@@ -79,7 +85,8 @@ impl Jmap {
             .collect()
     }
 
-    /// Looks before it adds: an attempt whose answer was lost may have brought it, and not every server knows bytes again.
+    /// Looks before it adds: an attempt whose answer was lost, or a sighting that the map has lost, may have brought it,
+    /// and not every server knows bytes again.
     async fn skip_those_there(
         &self,
         known: &Known,
@@ -91,7 +98,7 @@ impl Jmap {
         let attempted: Vec<usize> = blobs
             .keys()
             .copied()
-            .filter(|&index| wanted[index].attempted)
+            .filter(|&index| wanted[index].attempted || wanted[index].map_has_lost)
             .collect();
         if attempted.is_empty() {
             return;
@@ -241,8 +248,22 @@ impl Wanted {
             k1: self.k1,
             received_at: &self.received_at,
             message_id: self.message_id.as_deref(),
+            any_time: self.map_has_lost.then(|| own_message_id(&self.body)),
         }
     }
+}
+
+/// The Message-ID in a message's header, as a server would find it.
+fn own_message_id(body: &Body) -> Option<String> {
+    let mut head = Vec::new();
+    let read = body
+        .open()
+        .and_then(|from| from.take(HEADER_BYTES_MAX).read_to_end(&mut head));
+    read.ok()?;
+    let parsed = MessageParser::new()
+        .with_message_ids()
+        .parse_headers(&head)?;
+    parsed.message_id().map(String::from)
 }
 
 enum Said {

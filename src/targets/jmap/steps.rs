@@ -74,6 +74,7 @@ impl Jmap {
                     keywords: keywords(&self.options, sighting),
                     message_id: None,
                     attempted: outgoing.attempted,
+                    map_has_lost: outgoing.map_has_lost,
                 });
             }
         }
@@ -146,6 +147,7 @@ impl Jmap {
                     keywords: BTreeMap::from([("$seen".into(), true)]),
                     message_id: Some(sidecar::message_id(outgoing.sighting.id)),
                     attempted: outgoing.attempted,
+                    map_has_lost: false,
                 });
             }
         }

@@ -72,7 +72,9 @@ pub(crate) fn blobs_after(
     limit: u32,
 ) -> rusqlite::Result<Vec<BlobRow>> {
     connection
-        .prepare_cached("SELECT row, k1, k2, bytes FROM blobs WHERE row > ?1 ORDER BY row LIMIT ?2")?
+        .prepare_cached(
+            "SELECT row, k1, k2, bytes FROM blobs WHERE row > ?1 ORDER BY row LIMIT ?2",
+        )?
         .query_map([row, i64::from(limit)], blob_from)?
         .collect()
 }
