@@ -399,3 +399,18 @@ fn a_reader_that_goes_away_ends_a_listing_quietly() {
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(text(&output.stderr), "");
 }
+
+#[test]
+fn a_dedup_map_that_somebody_deleted_is_taken_for_lost() {
+    let sink = Sink::start();
+    let mut mailtee = Mailtee::filter(sink.address()).start();
+    let sign = mailtee.data_dir().join("dedup.lost");
+    mailtee.terminate();
+    mailtee.start();
+    assert!(!sign.exists(), "a restart loses nothing");
+    mailtee.terminate();
+    fs::remove_dir_all(mailtee.data_dir().join("dedup")).expect("a map");
+    mailtee.start();
+    assert!(sign.exists());
+    assert!(mailtee.log().contains("an earlier dedup map was lost"));
+}
