@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use mailtee::{
     channel::{self, Credentials, SecretSource},
+    forward::{Difference, reconcile},
     journal::View,
     message::CaptureId,
     targets::jmap::{Jmap, Options},
@@ -160,6 +161,45 @@ async fn a_thousand_messages_lie_in_cyrus_byte_for_byte_and_a_second_run_adds_no
     again.stop().await;
     assert!(cyrus.contents(&inbox).await == expected);
     assert_eq!(cyrus.contents(&sightings).await.len(), 1000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_others_put_beside_the_copies_is_named_by_verify() {
+    let cyrus = Cyrus::start().await;
+    let mut rig = Rig::new();
+    rig.start(jmap(&rig, cyrus.options(false)));
+    let sent: Vec<_> = (0..3).map(|n| Mail::plain(n).bytes).collect();
+    for bytes in &sent {
+        rig.capture(bytes, "u@example.org").await;
+    }
+    rig.forwarded(DEADLINE).await;
+    let store = jmap(&rig, cyrus.options(false));
+    let found = async || {
+        let found = reconcile(rig.journal.view(), &rig.dedup, TARGET, &*store).await;
+        found.expect("compared")
+    };
+    let clean = found().await;
+    assert_eq!((clean.checked, clean.differences), (3, 0), "{clean:?}");
+    assert!(clean.listed);
+
+    // Another client's: the same mailbox, a message that mailtee never saw.
+    let inbox = cyrus.mailbox("Inbox").await.expect("an inbox");
+    let template = cyrus.session["uploadUrl"].as_str().expect("a template");
+    let url = cyrus.url(&template.replace("{accountId}", "alice"));
+    let upload = cyrus.client.post(url).basic_auth("alice", Some("alice"));
+    let upload = upload.header("Content-Type", "message/rfc822");
+    let uploaded = upload.body(Mail::plain(9).bytes).send().await;
+    let blob: Value = uploaded.expect("Cyrus answers").json().await.expect("JSON");
+    let email = json!({"blobId": blob["blobId"], "mailboxIds": {inbox: true}});
+    let imported = cyrus
+        .call("Email/import", json!({"emails": {"m": email}}))
+        .await;
+    let id = imported["created"]["m"]["id"].as_str().expect("an id");
+    let unknown = Difference::Unknown {
+        remote_id: id.into(),
+    };
+    assert_eq!(found().await.named, [unknown]);
+    rig.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

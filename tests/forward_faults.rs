@@ -2,10 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -26,7 +23,7 @@ use crate::{
     forward_faulty::{Fault, Faulty},
     forward_rig::{Rig, TARGET, sighting, until},
     kit::{Mail, TestDir},
-    vault_kit::{Running, indexed},
+    vault_kit::Running,
 };
 
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
@@ -35,9 +32,9 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 pub(crate) struct Scene {
     pub(crate) rig: Rig,
     pub(crate) faulty: Faulty,
-    vault: Running,
+    pub(crate) vault: Running,
     pub(crate) store: Arc<Jmap>,
-    dir: TestDir,
+    pub(crate) dir: TestDir,
 }
 
 impl Scene {
@@ -58,7 +55,7 @@ impl Scene {
     }
 
     /// A vault whose token may read as well, as the credentials for other servers may.
-    async fn with_readable_account() -> Self {
+    pub(crate) async fn with_readable_account() -> Self {
         let scene = Self::new().await;
         let Self {
             rig, vault, dir, ..
@@ -110,7 +107,7 @@ impl Scene {
     }
 
     /// How often each content is in a mailbox.
-    async fn copies_in(&self, name: &str) -> BTreeMap<Vec<u8>, usize> {
+    pub(crate) async fn copies_in(&self, name: &str) -> BTreeMap<Vec<u8>, usize> {
         let reader = &self.vault.read;
         let all = self
             .vault
@@ -142,7 +139,7 @@ impl Scene {
     }
 }
 
-fn open(rig: &Rig, faulty: &Faulty, dir: &TestDir) -> Arc<Jmap> {
+pub(crate) fn open(rig: &Rig, faulty: &Faulty, dir: &TestDir) -> Arc<Jmap> {
     let options = Options {
         url: faulty.url(),
         channel: channel::Options {
@@ -155,7 +152,7 @@ fn open(rig: &Rig, faulty: &Faulty, dir: &TestDir) -> Arc<Jmap> {
     Arc::new(Jmap::open(TARGET, options, rig.metrics.clone()).expect("a target"))
 }
 
-fn once(sent: &[Vec<u8>]) -> BTreeMap<Vec<u8>, usize> {
+pub(crate) fn once(sent: &[Vec<u8>]) -> BTreeMap<Vec<u8>, usize> {
     sent.iter().map(|bytes| (bytes.clone(), 1)).collect()
 }
 
@@ -250,54 +247,6 @@ async fn a_lost_dedup_map_makes_no_second_copy() {
     assert_eq!(scene.rig.count("duplicate"), 100);
     assert!(scene.copies().await == once(&sent));
     assert_eq!(scene.sightings().await, 150);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn after_a_corrupt_dedup_map_the_target_is_asked_before_anything_is_added() {
-    let mut scene = Scene::with_readable_account().await;
-    scene.faulty.hide(&[shapes::SIGHTINGS, shapes::BLOB]);
-    let [asked, added] = [(); 2].map(|()| Arc::new(AtomicUsize::new(0)));
-    let heard = [
-        ("Email/query", asked.clone()),
-        ("Email/import", added.clone()),
-    ];
-    scene.faulty.poison(move |body| {
-        for (method, count) in &heard {
-            let calls = memchr::memmem::find_iter(body, method).count();
-            count.fetch_add(calls, Ordering::Relaxed);
-        }
-        None
-    });
-    let counts = || (asked.load(Ordering::Relaxed), added.load(Ordering::Relaxed));
-    let mails = [
-        Mail::plain(1).bytes,
-        b"Subject: no id\r\n\r\nbody\r\n".to_vec(),
-    ];
-    scene.start();
-    for mail in &mails {
-        scene.rig.capture(mail, "user@example.org").await;
-        scene.rig.forwarded(DEADLINE).await;
-    }
-    let of_copies_and_sightings = 4;
-    assert_eq!(
-        counts(),
-        (0, of_copies_and_sightings),
-        "a map that has lost nothing is trusted"
-    );
-
-    indexed(&scene.vault).await;
-    let mut rig = scene.rig.with_map_aside().await;
-    rig.start(open(&rig, &scene.faulty, &scene.dir));
-    for mail in &mails {
-        rig.capture(mail, "another@example.org").await;
-        rig.forwarded(DEADLINE).await;
-    }
-    rig.stop().await;
-    scene.rig = rig;
-    let of_sightings = 2;
-    assert_eq!(counts().1, of_copies_and_sightings + of_sightings);
-    assert!(counts().0 > 0);
-    assert!(scene.copies_in("Inbox").await == once(&mails));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -539,6 +488,7 @@ async fn a_copy_is_found_among_many_of_its_size_and_second() {
             acceptance: Acceptance::Unknown,
             content: Content::Copy(Body::Small(bytes.into())),
             attempted: false,
+            map_has_lost: false,
         }
     };
     let mut batch: Vec<_> = (0..130).map(outgoing).collect();

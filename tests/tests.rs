@@ -95,6 +95,9 @@ mod forward_faults;
 /// A message at which the target fails, and what becomes of those beside it.
 mod forward_poison;
 
+/// A lost dedup map: the target is asked first.
+mod forward_lost_map;
+
 /// Real Cyrus as the second mail store.
 mod cyrus;
 

@@ -22,7 +22,8 @@ use crate::{
 #[derive(Debug, Args)]
 #[command(
     about = "Compare journal and dedup map with a target, print each difference",
-    after_help = "What still waits for the target is a difference too: it is not there yet.\n\n\
+    after_help = "What still waits for the target is a difference too: it is not there yet. So is an e-mail in the \
+                  target's mailbox that the dedup map does not know; a vault cannot be listed for it.\n\n\
                   Examples:\n  mailtee verify\n  mailtee verify --target archive --format json"
 )]
 pub(super) struct Verify {
@@ -48,6 +49,7 @@ impl Row for Difference {
                 remote_id,
             } => ("missing", Some(first), format!("{remote_id}, K1 {k1}")),
             Self::Unreadable { why } => ("unreadable", None, why.clone()),
+            Self::Unknown { remote_id } => ("unknown", None, remote_id.clone()),
         };
         let capture = capture.map(ToString::to_string).unwrap_or_default();
         vec![what.to_owned(), capture, detail]
@@ -97,8 +99,14 @@ fn show(found: &Reconciled, format: Format) -> anyhow::Result<()> {
         return Ok(output::line(&serde_json::to_string(found)?)?);
     }
     output::line(&format!(
-        "{}: {} copies checked, {} differences",
-        found.target, found.checked, found.differences
+        "{}: {} copies checked, {} differences{}",
+        found.target,
+        found.checked,
+        found.differences,
+        match found.listed {
+            true => "",
+            false => "; the target was not listed for what the map does not know",
+        }
     ))?;
     if !found.named.is_empty() {
         output::rows(format, &found.named)?;

@@ -8,6 +8,7 @@
 //! (`policy`) and is parked where it keeps failing while others pass. Nothing here names a front end or a protocol.
 
 mod admission;
+mod beyond;
 mod breaker;
 mod outcome;
 mod policy;

@@ -1,9 +1,12 @@
-//! Journal, dedup map and target, compared for `mailtee verify`: what waits, what is parked, and what the map believes to
-//! be there and is not. It reads; it changes nothing.
+//! Journal, dedup map and target, compared for `mailtee verify`: what waits, what is parked, what the map believes to be
+//! there and is not, and what is there that it does not know. It reads; it changes nothing.
 
 use serde::{Deserialize, Serialize};
 
-use super::verify::{self, Finding};
+use super::{
+    beyond::beyond,
+    verify::{self, Finding},
+};
 use crate::{
     dedup::Dedup,
     journal::{Filter, JournalError, TargetState, View},
@@ -31,11 +34,14 @@ pub struct Reconciled {
     /// Copies that the map knows and the target was asked for.
     pub checked: u64,
     pub differences: u64,
+    /// Whether the target could be listed, to find what the map does not know.
+    #[serde(default)]
+    pub listed: bool,
     /// The first [`NAMED_MAX`] of them.
     pub named: Vec<Difference>,
 }
 
-/// One thing that is not at the target, or not known to be.
+/// One thing that is not at the target, or not known to be, or there and not known.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "difference", rename_all = "lowercase")]
 pub enum Difference {
@@ -51,6 +57,8 @@ pub enum Difference {
     },
     /// An entry of the map that cannot be read.
     Unreadable { why: String },
+    /// The target has it where our copies go, and the map knows no such copy.
+    Unknown { remote_id: String },
 }
 
 impl Reconciled {
@@ -83,6 +91,13 @@ pub async fn reconcile(
         });
     });
     found.checked = summary.await?.checked;
+    if let Some(strangers) = beyond(dedup, target, store).await? {
+        found.listed = true;
+        for remote_id in strangers.named {
+            found.add(Difference::Unknown { remote_id });
+        }
+        found.differences += strangers.more;
+    }
     Ok(found)
 }
 

@@ -106,6 +106,9 @@ pub trait RemoteStore: Send + Sync {
     fn probe(&self) -> BoxFuture<'_, Result<(), PutError>>;
     /// Which of these messages does it hold? For `mailtee verify`: answers in the order asked.
     fn holds<'a>(&'a self, copies: &'a [StoredCopy]) -> BoxFuture<'a, Result<Vec<bool>, PutError>>;
+    /// The ids of what lies where it puts copies, oldest first, from this position on; empty at the end, `None` where it
+    /// cannot be listed. For `mailtee verify`.
+    fn list(&self, position: u64) -> BoxFuture<'_, Result<Option<Vec<String>>, PutError>>;
     /// What one batch may hold.
     fn batch_limits(&self) -> BatchLimits;
 }

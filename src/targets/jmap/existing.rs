@@ -25,6 +25,8 @@ const PAGE: usize = 100;
 /// … and pages at most: a server may answer to every position with the same.
 const PAGES_MAX: usize = 100;
 
+const LISTED_AT_ONCE: u32 = 500;
+
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Email {
@@ -69,6 +71,11 @@ impl Candidates {
             count,
         })
     }
+}
+
+#[derive(Deserialize)]
+struct Listed {
+    ids: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -159,6 +166,23 @@ impl Jmap {
             email.is_some_and(|e| !server.sightings || e.blob_id == blob_id(&copy.k1))
         };
         Ok(copies.iter().map(holds).collect())
+    }
+
+    /// The e-mails in the mailbox of the copies. A vault lets who writes into it read no list.
+    pub(super) async fn listed(&self, position: u64) -> Result<Option<Vec<String>>, Refusal> {
+        let known = self.known().await?;
+        if known.server.sightings {
+            return Ok(None);
+        }
+        let arguments = json!({
+            "filter": {"inMailbox": known.mailboxes.copies},
+            "sort": [{"property": "receivedAt", "isAscending": true}],
+            "position": position,
+            "limit": LISTED_AT_ONCE,
+        });
+        let calls = vec![("Email/query", arguments, "q")];
+        let body = self.call(&known.server, calls).await?;
+        Ok(Some(Answers::parse(&body)?.take::<Listed>("q")?.ids))
     }
 
     /// Is this e-mail that message, byte for byte? Equal blob ids say so at no cost, otherwise its bytes are read.

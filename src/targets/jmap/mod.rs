@@ -257,6 +257,14 @@ impl RemoteStore for Jmap {
         })
     }
 
+    fn list(&self, position: u64) -> BoxFuture<'_, Result<Option<Vec<String>>, PutError>> {
+        Box::pin(async move {
+            self.listed(position)
+                .await
+                .map_err(|refusal| refusal.for_message(None))
+        })
+    }
+
     fn batch_limits(&self) -> BatchLimits {
         let limits = self.options.batch;
         let objects = match self.server.load().as_ref() {
