@@ -38,6 +38,7 @@ fn small_options() -> Options {
     Options {
         segment_bytes: 64 << 10,
         large_bytes_min: 8 << 10,
+        abandon_targets: vec!["archive".into()],
         ..options(std::path::Path::new("/nowhere"))
     }
 }

@@ -155,7 +155,6 @@ async fn drafts_that_find_no_memory_go_to_a_file_and_leave_none_behind() {
     let dir = tempfile::tempdir().unwrap();
     let options = Options {
         draft_memory_bytes: 3_000,
-        abandon_targets: Vec::new(),
         ..options(dir.path())
     };
     let journal = open(&options, &["vault"]);
