@@ -34,7 +34,8 @@ pub struct Options {
     /// A target is down after this many failures in a row: probed, and `target_up` is 0.
     pub failures_to_open: u32,
     /// A message that fails alone is parked after this many attempts, if others passed since its last one. The same
-    /// holds for one at which the target takes nothing, of which an attempt counts only when others passed in between.
+    /// holds, after four times as many, for one at which the target takes nothing, of which an attempt counts only when
+    /// others passed in between.
     pub attempts_to_park: u32,
     /// How long a batch may wait to fill while others are in flight.
     pub linger: Duration,

@@ -199,7 +199,8 @@ impl Worker {
     /// fails so again and again while others pass in between.
     fn suspect(&mut self, lease: Lease, claim: Option<ClaimLease>, why: String, signs: &mut Signs) {
         let passed = self.tally.passed;
-        let attempts_to_park = self.options.attempts_to_park;
+        // A target that comes and goes meets the same message several times by chance.
+        let attempts_to_park = self.options.attempts_to_park.saturating_mul(4);
         self.tally.failed();
         let trouble = self.troubles.keep(lease.sighting().id, claim);
         let first = trouble.alone == 0;
