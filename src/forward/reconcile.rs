@@ -91,12 +91,20 @@ pub async fn reconcile(
         });
     });
     found.checked = summary.await?.checked;
-    if let Some(strangers) = beyond(dedup, target, store).await? {
-        found.listed = true;
-        for remote_id in strangers.named {
-            found.add(Difference::Unknown { remote_id });
+    match beyond(dedup, target, store).await {
+        Ok(Some(strangers)) => {
+            found.listed = true;
+            for remote_id in strangers.named {
+                found.add(Difference::Unknown { remote_id });
+            }
+            found.differences += strangers.more;
         }
-        found.differences += strangers.more;
+        Ok(None) => {}
+        // What was found so far is told all the same; "no difference" would be more than we know.
+        Err(error) if found.differences > 0 => {
+            tracing::warn!(target_name = target, %error, "verify: the target cannot be listed");
+        }
+        Err(error) => return Err(error.into()),
     }
     Ok(found)
 }
