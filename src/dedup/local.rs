@@ -95,11 +95,15 @@ impl Dedup {
         )?;
         let shared = Arc::new(Shared::new(store, options.cached_entries_max, metrics)?);
         // The snapshot is taken here, before the first claim: what comes later counts itself.
-        let keys = shared.store.keys();
+        // That of an empty database would show it all the same, and there is nothing to scan.
+        let mut keys = shared.store.keys().peekable();
+        let keys = keys.peek().is_some().then_some(keys);
         let (writing, scanning) = (Arc::clone(&shared), Arc::clone(&shared));
         let threads = vec![
             spawn("dedup-writer", move || writer::run(&writing))?,
-            spawn("dedup-scan", move || scanning.fill_filter(keys))?,
+            spawn("dedup-scan", move || {
+                scanning.fill_filter(keys.into_iter().flatten())
+            })?,
         ];
         Ok(Self {
             open: Arc::new(Open {
@@ -370,6 +374,7 @@ mod tests {
         assert_eq!(known(&dedup, "archive", 0..50), 0);
         fill(&dedup, "archive", 0..5);
         assert!(dedup.flush().await);
+        scanned(&dedup).await;
         assert_eq!(dedup.entries(), 55);
         drop(dedup);
         let dedup = open_at(&dir).unwrap();
