@@ -69,6 +69,9 @@ mod postfix_deploy;
 /// SMTP implementations that nobody here wrote, as client and as next hop.
 mod interop_smtp;
 
+/// AUTH by clients and servers that nobody here wrote: the name is kept, the secret is not.
+mod interop_auth;
+
 /// The client by PROXY header and XCLIENT: HAProxy in front, Postfix behind.
 mod interop_proxy;
 

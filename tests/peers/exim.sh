@@ -3,6 +3,7 @@
 # Usage:  [VAR=value...] exim.sh start|stop|status DIR
 # Env:    SMTP_PORT (14025)   NEXT_HOP (127.0.0.1:2500)   FILTER=HOST:PORT  like Postfix's content_filter: deliver to FILTER
 #         first, then what comes back on REINJECT_PORT (14026) goes to NEXT_HOP      SHADOW=HOST:PORT  unseen copy (bcc) there
+#         AUTH=USER:PASSWORD  nobody sends before AUTH as that user: PLAIN, LOGIN, CRAM-MD5 (Exim's own authenticators)
 #         EXTRA_MAIN  lines for the main section
 # Exim has no milter client. Extracted from Debian's exim4-daemon-light to $MAILTEE_PEERS_PREFIX/exim (conflicts with postfix).
 source "$(dirname "$0")/lib.sh"
@@ -39,7 +40,8 @@ chunking_advertise_hosts = *
 ${EXTRA_MAIN:-}
 begin acl
 acl_rcpt:
-  accept hosts = +relay_from_hosts
+  accept ${AUTH:+authenticated = *}
+         hosts = +relay_from_hosts
          control = submission/sender_retain
   deny   message = relay not permitted
 acl_data:
@@ -76,6 +78,26 @@ next:
 CF
       [ -z "${FILTER:-}" ] || printf 'filter:\n  driver = smtp\n  port = %s\n  allow_localhost\n' "${FILTER##*:}"
       [ -z "${SHADOW:-}" ] || printf 'shadow:\n  driver = smtp\n  port = %s\n  allow_localhost\n' "${SHADOW##*:}"
+      [ -z "${AUTH:-}" ] || cat <<CF
+begin authenticators
+plain:
+  driver = plaintext
+  public_name = PLAIN
+  server_prompts = :
+  server_condition = \${if eq{\$auth2:\$auth3}{$AUTH}}
+  server_set_id = \$auth2
+login:
+  driver = plaintext
+  public_name = LOGIN
+  server_prompts = Username:: : Password::
+  server_condition = \${if eq{\$auth1:\$auth2}{$AUTH}}
+  server_set_id = \$auth1
+cram:
+  driver = cram_md5
+  public_name = CRAM-MD5
+  server_secret = \${if eq{\$auth1}{${AUTH%%:*}}{${AUTH#*:}}fail}
+  server_set_id = \$auth1
+CF
       printf 'begin retry\n* * F,1h,10s\n'
     } > "$DIR/exim.conf"
     chown root:root "$DIR/exim.conf"; chmod 644 "$DIR/exim.conf"
