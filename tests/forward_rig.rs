@@ -143,7 +143,7 @@ impl Rig {
     /// Waits until the journal has done all that it was told: a released capture is in the queue.
     pub(crate) async fn caught_up(&self) {
         let journal = self.journal.clone();
-        let told = tokio::task::spawn_blocking(move || journal.set_targets(&[TARGET.into()]));
+        let told = tokio::task::spawn_blocking(move || journal.set_targets(&[TARGET.into()], &[]));
         told.await.expect("no panic").expect("an open journal");
     }
 

@@ -78,7 +78,6 @@ impl Forwarding {
         targets: Vec<Opened>,
         abandoned: &[String],
     ) -> Result<Vec<String>, DaemonError> {
-        self.refuse_to_abandon(&targets, abandoned)?;
         let mut changes = Vec::new();
         let mut old = std::mem::take(&mut self.running);
         for (target, _) in &targets {
@@ -93,8 +92,8 @@ impl Forwarding {
         let names: Vec<String> = targets.iter().map(|(t, _)| t.name.clone()).collect();
         let gone: Vec<String> = old.keys().filter(|n| !names.contains(n)).cloned().collect();
         changes.extend(gone.iter().map(|name| format!("target {name}: gone")));
-        let journal = self.journal.clone();
-        let set = tokio::task::spawn_blocking(move || journal.set_targets(&names));
+        let (journal, abandoned) = (self.journal.clone(), abandoned.to_vec());
+        let set = tokio::task::spawn_blocking(move || journal.set_targets(&names, &abandoned));
         if let Err(error) = set.await.unwrap_or(Err(JournalError::Closed)) {
             self.running = old;
             return Err(error.into());
@@ -126,29 +125,6 @@ impl Forwarding {
             }
         };
         self.part.tasks.spawn_on(ending, &self.background);
-    }
-
-    /// A target that goes from the file takes its backlog with it, so it may only go without one, or where the file says
-    /// that it may.
-    fn refuse_to_abandon(
-        &self,
-        targets: &[Opened],
-        abandoned: &[String],
-    ) -> Result<(), DaemonError> {
-        for name in self.running.keys() {
-            if targets.iter().any(|(target, _)| target.name == *name) || abandoned.contains(name) {
-                continue;
-            }
-            let queue = self.journal.queue(name);
-            let captures = queue.waiting() + queue.parked() + queue.held();
-            if captures > 0 {
-                return Err(DaemonError::Backlog {
-                    name: name.clone(),
-                    captures,
-                });
-            }
-        }
-        Ok(())
     }
 
     fn start(&mut self, target: Target, store: Arc<dyn RemoteStore>) {

@@ -64,10 +64,6 @@ pub enum DaemonError {
         #[source]
         source: io::Error,
     },
-    #[error(
-        "target {name}: {captures} captures are not settled for it and would be copied nowhere; name it again until they are, or allow it: [journal] abandon_targets = [\"{name}\"]"
-    )]
-    Backlog { name: String, captures: u64 },
     #[error(transparent)]
     Journal(#[from] JournalError),
     #[error(transparent)]

@@ -16,10 +16,9 @@ use crate::message::{Acceptance, CaptureId, Sighting, WireText};
 pub struct Draft {
     shared: Arc<Shared>,
     content: Content,
-    /// Counted in the shared `draft_bytes`.
     bytes: u64,
-    /// Counted in the shared `draft_memory`.
-    memory: u64,
+    reserved: Reserved,
+    discard_unheard: bool,
 }
 
 enum Content {
@@ -30,31 +29,38 @@ enum Content {
 impl Draft {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         Self {
-            shared,
             content: Content::Memory(Vec::new()),
             bytes: 0,
-            memory: 0,
+            reserved: Reserved {
+                shared: shared.clone(),
+                bytes: 0,
+                memory: 0,
+            },
+            discard_unheard: false,
+            shared,
         }
+    }
+
+    /// Nobody passes the message on before `commit` returns: where its caller goes away instead, the capture is
+    /// discarded. Without this it is forwarded as unknown, since somebody may have it.
+    pub fn discard_unheard(&mut self) {
+        self.discard_unheard = true;
     }
 
     /// Adds the next bytes. On an error the draft is of no more use: drop it.
     pub async fn write(&mut self, bytes: &[u8]) -> Result<(), JournalError> {
         let count = bytes.len() as u64;
         self.bytes += count;
-        let drafts = self.shared.draft_bytes.fetch_add(count, Relaxed) + count;
-        if drafts > self.shared.options.capacity_bytes {
-            self.shared.check_room(0)?;
-        }
+        self.reserved.capacity(count)?;
         if let Content::Memory(held) = &mut self.content {
-            if self.bytes <= self.shared.options.large_bytes_min && reserve(&self.shared, count) {
-                self.memory += count;
+            if self.bytes <= self.shared.options.large_bytes_min && self.reserved.memory(count) {
                 held.extend_from_slice(bytes);
                 return Ok(());
             }
             let mut file = LargeDraft::create(self.shared.clone()).await?;
             file.write(&std::mem::take(held)).await?;
             self.content = Content::File(file);
-            self.give_memory_back();
+            self.reserved.give_memory_back();
         }
         match &mut self.content {
             Content::File(file) => file.write(bytes).await,
@@ -86,6 +92,7 @@ impl Draft {
         let mut meta = Vec::with_capacity(CAPTURE_HEAD_BYTES + json.len());
         head.encode(&mut meta);
         meta.extend_from_slice(&json);
+        self.reserved.capacity(meta.len() as u64)?;
         let mut crc = crc32fast::Hasher::new();
         crc.update(&meta);
         crc.update(&body);
@@ -96,10 +103,52 @@ impl Draft {
             body,
             large: large.map(|(_, file)| file),
             crc: crc.finalize(),
+            discard_unheard: self.discard_unheard,
+            reserved: self.reserved,
             reply,
         })));
-        // A caller that goes away here leaves a capture that the writer releases as unknown.
-        answer.await.map_err(|_| JournalError::Closed)?
+        // A caller that goes away here leaves a capture whose drop says what becomes of it.
+        let mut captured = answer.await.map_err(|_| JournalError::Closed)??;
+        captured.discard_dropped = false;
+        Ok(captured)
+    }
+}
+
+/// What a draft takes of the journal's limits; given back when the index counts the capture, or nobody needs it.
+pub(super) struct Reserved {
+    shared: Arc<Shared>,
+    /// Counted in the shared `draft_bytes`.
+    bytes: u64,
+    /// Counted in the shared `draft_memory`.
+    memory: u64,
+}
+
+impl Reserved {
+    fn capacity(&mut self, count: u64) -> Result<(), JournalError> {
+        self.bytes += count;
+        let drafts = self.shared.draft_bytes.fetch_add(count, Relaxed) + count;
+        let held = drafts + self.shared.live_bytes.load(Relaxed);
+        match held > self.shared.options.capacity_bytes {
+            // Counted twice, maybe, while the writer hands it over to the index: asked again under the lock.
+            true => self.shared.check_room(0),
+            false => Ok(()),
+        }
+    }
+
+    fn memory(&mut self, count: u64) -> bool {
+        let limit = self.shared.options.draft_memory_bytes;
+        let held = self.shared.draft_memory.fetch_add(count, Relaxed) + count;
+        match held > limit {
+            true => _ = self.shared.draft_memory.fetch_sub(count, Relaxed),
+            false => self.memory += count,
+        }
+        held <= limit
+    }
+
+    pub(super) fn give_back(&mut self) {
+        self.give_memory_back();
+        self.shared.draft_bytes.fetch_sub(self.bytes, Relaxed);
+        self.bytes = 0;
     }
 
     fn give_memory_back(&mut self) {
@@ -108,20 +157,10 @@ impl Draft {
     }
 }
 
-impl Drop for Draft {
+impl Drop for Reserved {
     fn drop(&mut self) {
-        self.give_memory_back();
-        self.shared.draft_bytes.fetch_sub(self.bytes, Relaxed);
+        self.give_back();
     }
-}
-
-fn reserve(shared: &Shared, count: u64) -> bool {
-    let limit = shared.options.draft_memory_bytes;
-    let held = shared.draft_memory.fetch_add(count, Relaxed) + count;
-    if held > limit {
-        shared.draft_memory.fetch_sub(count, Relaxed);
-    }
-    held <= limit
 }
 
 /// A synced capture whose fate at the next hop is not yet known. Dropped without a word, it is forwarded as
@@ -132,15 +171,18 @@ pub struct Captured {
     at: Location,
     id: CaptureId,
     told: bool,
+    /// On its way to who committed it: see [`Draft::discard_unheard`].
+    discard_dropped: bool,
 }
 
 impl Captured {
-    pub(super) fn new(shared: Arc<Shared>, at: Location, id: CaptureId) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, at: Location, op: &CaptureOp) -> Self {
         Self {
             shared,
             at,
-            id,
+            id: op.head.id,
             told: false,
+            discard_dropped: op.discard_unheard,
         }
     }
 
@@ -173,7 +215,7 @@ impl Captured {
 impl Drop for Captured {
     fn drop(&mut self) {
         if !self.told {
-            self.tell(Acceptance::Unknown, false);
+            self.tell(Acceptance::Unknown, self.discard_dropped);
         }
     }
 }

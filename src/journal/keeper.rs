@@ -201,7 +201,7 @@ fn do_job(job: Job, shared: &Shared, spare: bool) -> Option<String> {
 }
 
 /// Has the writer write captures again, so that their segment can be freed.
-fn relocate(shared: &Shared, captures: &[Location]) {
+pub(super) fn relocate(shared: &Shared, captures: &[Location]) {
     for from in captures {
         let read = reader::capture_payload(&shared.log, *from)
             .and_then(|payload| Ok((payload, reader::acceptance(&shared.log, *from)?)));
@@ -241,7 +241,7 @@ fn prepare(shared: &Shared, ordinal: u32, spare: Option<String>) -> io::Result<P
     }
     let unfinished = format!("{:016x}.new", id.0);
     let file = disk.create(Area::Segments, &unfinished)?;
-    let filled = fill(&*file, segment_bytes)
+    let filled = fill(&*file, 0, segment_bytes)
         .and_then(|()| disk.rename(Area::Segments, &unfinished, &name))
         .and_then(|()| disk.sync_directory(Area::Segments));
     match filled {
@@ -255,10 +255,10 @@ fn prepare(shared: &Shared, ordinal: u32, spare: Option<String>) -> io::Result<P
     }
 }
 
-fn fill(file: &dyn DiskFile, bytes: u64) -> io::Result<()> {
-    let mut at = 0;
-    while at < bytes {
-        let piece = (bytes - at).min(ZEROS.len() as u64);
+/// Writes zeros from `at` to `end`, and syncs.
+pub(super) fn fill(file: &dyn DiskFile, mut at: u64, end: u64) -> io::Result<()> {
+    while at < end {
+        let piece = (end - at).min(ZEROS.len() as u64);
         file.write_at(&ZEROS[..piece as usize], at)?;
         at += piece;
     }

@@ -59,7 +59,7 @@ use self::{
     disk::{Disk, RealDisk},
     format::Record,
     keeper::Keeper,
-    shared::{Op, Shared},
+    shared::{Op, Shared, TargetsOp},
     writer::Writer,
 };
 use crate::metrics::Metrics;
@@ -194,20 +194,7 @@ impl Journal {
             recovery::recover(&*disk, recovery::Mode::Repair).map_err(shared::failed("recover"))?;
         let slots = recovered
             .index
-            .plan_targets(targets)
-            .ok_or_else(|| JournalError::Corrupt("more than 32 targets".into()))?;
-        for (slot, target) in recovered.index.slots() {
-            let captures = match targets.contains(&target) {
-                true => 0,
-                false => recovered.index.unsettled(slot),
-            };
-            if captures > 0 && !options.abandon_targets.contains(&target) {
-                return Err(JournalError::Backlog { target, captures });
-            }
-            if captures > 0 {
-                tracing::warn!(target_name = %target, captures, "abandoned: they are copied nowhere");
-            }
-        }
+            .plan_targets(targets, &options.abandon_targets)?;
         // Not written here: the next segment's opening names the targets.
         recovered
             .index
@@ -255,10 +242,15 @@ impl Journal {
         Queue::new(self.shared.clone(), target.to_owned())
     }
 
-    /// The targets after a reload: a new one sees captures from now on, a removed one's wait is over. Blocks for a sync.
-    pub fn set_targets(&self, targets: &[String]) -> Result<(), JournalError> {
+    /// The targets after a reload: a new one sees captures from now on, a removed one's wait is over. Refused, as at
+    /// [`Journal::open`], where one with a backlog would go and is not among `abandon`. Blocks for a sync.
+    pub fn set_targets(&self, targets: &[String], abandon: &[String]) -> Result<(), JournalError> {
         let (reply, answer) = std::sync::mpsc::sync_channel(1);
-        self.shared.inbox.push(Op::Targets(targets.to_vec(), reply));
+        self.shared.inbox.push(Op::Targets(TargetsOp {
+            names: targets.to_vec(),
+            abandon: abandon.to_vec(),
+            reply,
+        }));
         answer.recv().map_err(|_| JournalError::Closed)?
     }
 

@@ -5,6 +5,7 @@ use tokio::sync::oneshot;
 use super::{
     Journal, JournalError, View,
     format::{Location, Record},
+    index::Entry,
     shared::{Change, Op},
 };
 use crate::message::CaptureId;
@@ -29,32 +30,41 @@ impl Journal {
     }
 
     async fn hold_or_release(&self, id: CaptureId, held: bool) -> Result<bool, JournalError> {
-        match self.look_up(id).await? {
-            Some(of) => self.change(Record::Hold { of, held }).await,
-            None => Ok(false),
+        // Where it was not there any more it was moved, or is finished: the next look tells.
+        while let Some(of) = self.look_up(id).await? {
+            if self.change(Record::Hold { of, held }).await? {
+                return Ok(true);
+            }
         }
+        Ok(false)
     }
 
     /// Sends a parked capture again to this target, or to each that parked it. Whether there is such a capture.
     pub async fn retry(&self, id: CaptureId, target: Option<&str>) -> Result<bool, JournalError> {
-        let Some(of) = self.look_up(id).await? else {
-            return Ok(false);
-        };
-        let slots = {
-            let index = self.shared.log.index.lock();
-            let wanted = |slot: &u8, name: &String| {
-                target.is_none_or(|target| target == name)
-                    && index
-                        .target(*slot)
-                        .is_some_and(|t| t.parked.contains_key(&of))
-            };
-            let mut slots = index.slots();
-            slots.retain(|slot, name| wanted(slot, name));
-            slots
-        };
         let mut found = false;
-        for slot in slots.into_keys() {
-            found |= self.change(Record::Retry { of, slot }).await?;
+        'moved: while let Some(of) = self.look_up(id).await? {
+            let slots = {
+                let index = self.shared.log.index.lock();
+                if index.entry(of).is_none_or(Entry::is_finished) {
+                    continue;
+                }
+                let wanted = |slot: &u8, name: &String| {
+                    target.is_none_or(|target| target == name)
+                        && index
+                            .target(*slot)
+                            .is_some_and(|t| t.parked.contains_key(&of))
+                };
+                let mut slots = index.slots();
+                slots.retain(|slot, name| wanted(slot, name));
+                slots
+            };
+            for slot in slots.into_keys() {
+                if !self.change(Record::Retry { of, slot }).await? {
+                    continue 'moved;
+                }
+                found = true;
+            }
+            break;
         }
         Ok(found)
     }

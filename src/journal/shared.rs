@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 
 use super::{
     JournalError, Options,
-    capture::Captured,
+    capture::{Captured, Reserved},
     disk::Disk,
     format::{CaptureHead, Location, Record},
     index::Index,
@@ -39,8 +39,10 @@ pub(super) struct Shared {
     pub(super) keeper: Keeper,
     /// Bytes of content that drafts hold in memory.
     pub(super) draft_memory: AtomicU64,
-    /// Bytes of drafts not yet committed, wherever they lie.
+    /// Bytes of drafts that the index does not count yet, wherever they lie.
     pub(super) draft_bytes: AtomicU64,
+    /// What the index counts, to be read without its lock.
+    pub(super) live_bytes: AtomicU64,
     pub(super) quarantined: AtomicU64,
     free: Mutex<Option<(Instant, u64)>>,
 }
@@ -59,6 +61,7 @@ impl Shared {
         Self {
             options,
             metrics,
+            live_bytes: AtomicU64::new(index.live_bytes),
             log: Arc::new(Log {
                 disk,
                 index: Mutex::new(index),
@@ -138,10 +141,7 @@ pub(super) enum Op {
     Move(Box<MoveOp>),
     /// All moves that were wanted have been asked for.
     MovesEnd,
-    Targets(
-        Vec<String>,
-        std::sync::mpsc::SyncSender<Result<(), JournalError>>,
-    ),
+    Targets(TargetsOp),
     Close(oneshot::Sender<Result<(), JournalError>>),
 }
 
@@ -154,7 +154,18 @@ pub(super) struct CaptureOp {
     pub(super) large: Option<LargeDraft>,
     /// Over meta and body; computed by the session, so that the one writer need not.
     pub(super) crc: u32,
+    /// Nobody has the message unless the reply is heard.
+    pub(super) discard_unheard: bool,
+    pub(super) reserved: Reserved,
     pub(super) reply: oneshot::Sender<Result<Captured, JournalError>>,
+}
+
+/// Who the targets are from now on.
+pub(super) struct TargetsOp {
+    pub(super) names: Vec<String>,
+    /// May go with what waits for them.
+    pub(super) abandon: Vec<String>,
+    pub(super) reply: std::sync::mpsc::SyncSender<Result<(), JournalError>>,
 }
 
 /// A capture is to be written again at the end of the log.

@@ -208,13 +208,15 @@ impl View {
     }
 
     fn whole(&self, id: CaptureId) -> Result<Option<(Location, Whole)>, JournalError> {
-        let Some(of) = self.find(id)? else {
-            return Ok(None);
-        };
-        match reader::whole(&self.log, of) {
-            Ok(whole) => Ok(Some((of, whole))),
-            Err(error) => unreadable(error).map(|()| None),
+        while let Some(of) = self.find(id)? {
+            match reader::whole(&self.log, of) {
+                Ok(whole) => return Ok(Some((of, whole))),
+                // Moved, or finished and cleared away: the next look tells.
+                Err(ReadError::Gone) if !self.is_live(of) => {}
+                Err(error) => return unreadable(error).map(|()| None),
+            }
         }
+        Ok(None)
     }
 
     /// Looks for a capture by its id: first among those captured about the time that the id tells.
@@ -230,10 +232,8 @@ impl View {
                     (entry.captured_at.abs_diff(told) <= slack) == quick
                 });
                 for of in glance {
-                    match reader::id_of(&self.log, of) {
-                        Ok(found) if found == id => return Ok(Some(of)),
-                        Ok(_) => {}
-                        Err(error) => unreadable(error)?,
+                    if self.is_at(of, id)? {
+                        return Ok(Some(of));
                     }
                 }
                 next = rest;
@@ -242,7 +242,33 @@ impl View {
                 }
             }
         }
-        Ok(None)
+        // One that was moved meanwhile may have been missed in its old place, being gone from there when it was read.
+        loop {
+            let (moves, moved) = {
+                let index = self.log.index.lock();
+                (index.moves, index.moved())
+            };
+            for of in moved {
+                if self.is_at(of, id)? {
+                    return Ok(Some(of));
+                }
+            }
+            if self.log.index.lock().moves == moves {
+                return Ok(None);
+            }
+        }
+    }
+
+    fn is_live(&self, of: Location) -> bool {
+        let index = self.log.index.lock();
+        index.entry(of).is_some_and(|entry| !entry.is_finished())
+    }
+
+    fn is_at(&self, of: Location, id: CaptureId) -> Result<bool, JournalError> {
+        match reader::id_of(&self.log, of) {
+            Ok(found) => Ok(found == id),
+            Err(error) => unreadable(error).map(|()| false),
+        }
     }
 
     /// The next unfinished captures from `from` on that are wanted, and where to go on.

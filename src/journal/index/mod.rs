@@ -13,7 +13,7 @@ use std::{
 };
 
 use super::{
-    Outcome,
+    JournalError, Outcome,
     disk::DiskFile,
     format::{CaptureHead, Location, Opening, Record, SegmentId, Slots},
     target::Target,
@@ -107,6 +107,8 @@ pub(super) struct Index {
     pub(super) targets: Vec<Option<Target>>,
     /// Live captures whose age is not told by their place in the log.
     moved: BTreeSet<Location>,
+    /// Captures moved so far: tells a search that what it looks for may have passed it by.
+    pub(super) moves: u64,
     /// Large files whose captures are finished, to be removed once that is synced.
     pub(super) large_done: Vec<u64>,
     /// Bytes of records and large files of captures not finished.
@@ -208,6 +210,11 @@ impl Index {
         self.targets.get(usize::from(slot))?.as_ref()
     }
 
+    /// Live captures that were moved.
+    pub(super) fn moved(&self) -> Vec<Location> {
+        self.moved.iter().copied().collect()
+    }
+
     /// Behind the last capture.
     fn end(&self) -> Location {
         let last = self.segments.values().next_back();
@@ -228,18 +235,32 @@ impl Index {
         entries.filter(|(_, entry)| open(entry)).count() as u64
     }
 
-    /// The slots for these targets: a known one keeps its slot, a new one takes a free slot.
-    pub(super) fn plan_targets(&self, names: &[String]) -> Option<Slots> {
+    /// The slots for these targets: a known one keeps its slot, a new one takes a free slot. One with a backlog may only
+    /// go where it is among those that may be abandoned.
+    pub(super) fn plan_targets(
+        &self,
+        names: &[String],
+        abandon: &[String],
+    ) -> Result<Slots, JournalError> {
         let mut slots = self.slots();
-        slots.retain(|_, name| names.contains(name));
+        for (slot, target) in slots.extract_if(.., |_, name| !names.contains(name)) {
+            let captures = self.unsettled(slot);
+            if captures > 0 && !abandon.contains(&target) {
+                return Err(JournalError::Backlog { target, captures });
+            }
+            if captures > 0 {
+                tracing::warn!(target_name = %target, captures, "abandoned: they are copied nowhere");
+            }
+        }
         for name in names {
             if slots.values().any(|known| known == name) {
                 continue;
             }
-            let free = (0..TARGETS_MAX as u8).find(|slot| !slots.contains_key(slot))?;
+            let free = (0..TARGETS_MAX as u8).find(|slot| !slots.contains_key(slot));
+            let free = free.ok_or_else(|| JournalError::Corrupt("more than 32 targets".into()))?;
             slots.insert(free, name.clone());
         }
-        Some(slots)
+        Ok(slots)
     }
 
     /// Applies a record that stands at `at`. The only way in which the index changes for good; twice is as once.

@@ -63,6 +63,7 @@ impl Index {
         }
         entry.aside |= postponed;
         self.moved.insert(at);
+        self.moves += 1;
         count(entry, at, &mut self.targets, true);
         // A target that is done with everything may have come while this was on its way.
         self.change(at, |_, _| ());
@@ -100,7 +101,8 @@ impl Index {
 
     fn is_movable(&self, of: Location, entry: &Entry) -> bool {
         let mut targets = self.targets.iter().flatten();
-        entry.has_fate() && !entry.is_finished() && !targets.any(|t| t.leased.contains(&of))
+        let rests = entry.flags & (FATED | FINISHED | MOVING) == FATED;
+        rests && !targets.any(|t| t.leased.contains(&of))
     }
 
     /// The state that a capture takes along; until [`Index::end_move`] it is leased to nobody.

@@ -83,7 +83,9 @@ async fn write(journal: Journal, writer: u64, told: Arc<Mutex<Told>>) {
             // A reload, while the others capture.
             let targets = [vec!["vault".into()], vec!["vault".into(), "archive".into()]];
             let targets = &targets[(writer % 2) as usize];
-            if tokio::task::block_in_place(|| journal.set_targets(targets)).is_err() {
+            if tokio::task::block_in_place(|| journal.set_targets(targets, &["archive".into()]))
+                .is_err()
+            {
                 return;
             }
         }

@@ -114,3 +114,47 @@ async fn a_hold_survives_a_restart_and_a_held_capture_does_not_pin_the_log() {
     assert_eq!(read_body(&lease), content(0, 2_000));
     assert_eq!(lease.acceptance(), &accepted(), "it took its fate along");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_finds_a_capture_that_is_being_moved() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(dir.path());
+    let journal = open(&options, &["vault", "archive"]);
+    capture(&journal, 1, 50_000)
+        .await
+        .unwrap()
+        .release(accepted());
+    let id = sighting(1, 0).id;
+    for target in ["vault", "archive"] {
+        let lease = journal.queue(target).lease(1, 1).await.remove(0);
+        lease.settle(Outcome::Parked { why: "no".into() });
+    }
+    let both = || journal.queue("vault").parked() + journal.queue("archive").parked() == 2;
+    until("parked", both).await;
+    let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let keeper = std::thread::spawn({
+        let (shared, done) = (journal.shared.clone(), done.clone());
+        move || {
+            while !done.load(Relaxed) {
+                let of = shared
+                    .log
+                    .index
+                    .lock()
+                    .entries_from(index::START)
+                    .find_map(|(of, entry)| (!entry.is_finished()).then_some(of));
+                keeper::relocate(&shared, &[of.expect("it is never finished")]);
+            }
+        }
+    });
+    for round in 0..100 {
+        assert!(journal.hold(id).await.unwrap(), "hold {round}");
+        assert!(journal.release(id).await.unwrap(), "release {round}");
+        let shown = view_of(journal.view(), move |view| view.show(id).unwrap()).await;
+        assert!(shown.is_some(), "show {round}");
+    }
+    assert!(journal.retry(id, None).await.unwrap());
+    done.store(true, Relaxed);
+    keeper.join().unwrap();
+    assert_eq!(journal.queue("vault").waiting(), 1);
+    assert_eq!(journal.queue("archive").waiting(), 1);
+}

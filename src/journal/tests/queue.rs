@@ -157,7 +157,9 @@ async fn a_new_target_sees_captures_from_then_on_and_a_removed_one_waits_for_not
     let old = journal.queue("old");
     released(&journal).await;
     assert_eq!(old.waiting(), 1);
-    journal.set_targets(&["new".into()]).unwrap();
+    journal
+        .set_targets(&["new".into()], &["old".into()])
+        .unwrap();
     assert!(old.lease(1, 1).await.is_empty(), "its wait is over");
     capture(&journal, 2, 100).await.unwrap().release(accepted());
     let new = journal.queue("new");
@@ -206,22 +208,121 @@ async fn settled_segments_are_used_again_and_a_parked_capture_pins_none() {
     assert_eq!(journal.queue("vault").waiting(), 0);
 }
 
+/// Asks for a commit and goes away, before the writer has got to it or after it has answered.
+async fn commit_unheard(journal: &Journal, serial: u64, discard: bool, late: bool) {
+    let mut draft = journal.draft().unwrap();
+    draft.write(&content(serial, 100)).await.unwrap();
+    if discard {
+        draft.discard_unheard();
+    }
+    let told = sighting(serial, 100);
+    let commit = draft.commit(&told);
+    tokio::pin!(commit);
+    let waker = futures_util::task::noop_waker();
+    let mut context = std::task::Context::from_waker(&waker);
+    let polled = std::future::Future::poll(commit.as_mut(), &mut context);
+    assert!(polled.is_pending());
+    if late {
+        let id = told.id;
+        until("synced", || journal.view().find(id).unwrap().is_some()).await;
+    }
+}
+
 #[tokio::test]
 async fn a_session_that_ends_while_its_capture_is_synced_leaves_it_to_be_forwarded() {
     let dir = tempfile::tempdir().unwrap();
     let journal = open(&options(dir.path()), &["vault"]);
-    let mut draft = journal.draft().unwrap();
-    draft.write(&content(1, 100)).await.unwrap();
-    let told = sighting(1, 100);
-    {
-        let commit = draft.commit(&told);
-        tokio::pin!(commit);
-        // Asked for, then dropped before the answer is looked at.
-        let waker = futures_util::task::noop_waker();
-        let mut context = std::task::Context::from_waker(&waker);
-        let _ = std::future::Future::poll(commit.as_mut(), &mut context);
+    for (serial, late) in [(1, false), (2, true)] {
+        commit_unheard(&journal, serial, false, late).await;
+        let lease = journal.queue("vault").lease(1, 1).await.remove(0);
+        assert_eq!(lease.sighting().id, sighting(serial, 0).id);
+        assert_eq!(lease.acceptance(), &Acceptance::Unknown);
+        lease.settle(stored());
     }
-    let lease = journal.queue("vault").lease(1, 1).await.remove(0);
-    assert_eq!(lease.sighting().id, told.id);
-    assert_eq!(lease.acceptance(), &Acceptance::Unknown);
+}
+
+#[tokio::test]
+async fn a_capture_that_nobody_can_have_passed_on_is_discarded_when_its_session_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(dir.path());
+    let journal = open(&options, &["vault"]);
+    let queue = journal.queue("vault");
+    for (serial, late) in [(1, false), (2, true)] {
+        commit_unheard(&journal, serial, true, late).await;
+        capture(&journal, 10 + serial, 100)
+            .await
+            .unwrap()
+            .release(accepted());
+        let lease = queue.lease(10, 1 << 30).await;
+        assert_eq!(lease.len(), 1);
+        assert_eq!(lease[0].sighting().id, sighting(10 + serial, 0).id);
+        for lease in lease {
+            lease.settle(stored());
+        }
+        until("nothing waits", || queue.waiting() == 0).await;
+    }
+    assert_eq!(journal.shared.draft_bytes.load(Relaxed), 0);
+    journal.close().await.unwrap();
+    drop((journal, queue));
+    assert_eq!(open(&options, &["vault"]).queue("vault").waiting(), 0);
+}
+
+#[tokio::test]
+async fn a_postponed_capture_that_was_held_and_let_go_has_its_lag_again_and_comes_at_its_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = open(&options(dir.path()), &["vault"]);
+    let queue = journal.queue("vault");
+    let now = UnixMillis(1_700_000_000_001 + 5_000);
+    let says = || (queue.waiting(), queue.held(), queue.lag_seconds(now));
+    let id = sighting(1, 0).id;
+    capture(&journal, 1, 100).await.unwrap().release(accepted());
+    // Due before it is let go, and after; moved by the keeper meanwhile, and not.
+    for (delay_ms, moved) in [(0, false), (0, true), (40, false), (40, true)] {
+        let lease = queue.lease(1, 1).await.remove(0);
+        lease.postpone(Duration::from_millis(delay_ms), "451 later");
+        assert_eq!(says(), (1, 0, 5.0));
+        assert!(journal.hold(id).await.unwrap());
+        assert_eq!(says(), (0, 1, 0.0));
+        // Others come and go meanwhile, and the look for the oldest goes on behind it.
+        for serial in 2..=60 {
+            let captured = capture(&journal, serial, 10_000).await.unwrap();
+            captured.release(accepted());
+            let lease = queue.lease(1, 1).await.remove(0);
+            assert_eq!(lease.sighting().id, sighting(serial, 0).id);
+            assert_eq!(queue.lag_seconds(now), 5.0 - 0.001 * (serial - 1) as f64);
+            lease.settle(stored());
+            until("settled", || queue.waiting() == 0).await;
+        }
+        if moved {
+            let of = journal.view().find(id).unwrap().unwrap();
+            keeper::relocate(&journal.shared, &[of]);
+            until("moved", || journal.view().find(id).unwrap() != Some(of)).await;
+        }
+        assert!(journal.release(id).await.unwrap());
+        assert_eq!(says(), (1, 0, 5.0));
+    }
+    let lease = queue.lease(1, 1).await.remove(0);
+    assert_eq!(lease.attempts(), 4);
+    lease.settle(stored());
+    until("settled", || says() == (0, 0, 0.0)).await;
+}
+
+#[tokio::test]
+async fn a_reload_may_not_drop_a_target_with_a_backlog_unless_it_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = open(&options(dir.path()), &["old"]);
+    let old = journal.queue("old");
+    // Its fate is still to come: it counts already.
+    let captured = capture(&journal, 1, 100).await.unwrap();
+    let refused = journal.set_targets(&["new".into()], &["other".into()]);
+    let Err(JournalError::Backlog { target, captures }) = refused else {
+        panic!("{refused:?}");
+    };
+    assert_eq!((target.as_str(), captures), ("old", 1));
+    captured.release(accepted());
+    let lease = old.lease(1, 1).await.remove(0);
+    lease.settle(stored());
+    // What is settled before it is asked is settled when it is decided.
+    journal.set_targets(&["new".into()], &[]).unwrap();
+    assert!(old.lease(1, 1).await.is_empty());
 }

@@ -7,22 +7,26 @@
 //! good one, its captures fail, and what is worth keeping is written again in the next segment.
 //! Without space for a new segment captures are answered `Full`, while settles have a reserve, so that space comes back.
 
+mod room;
+
 use std::{
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
 use tokio::sync::oneshot;
+
+pub(super) use room::reserve_bytes;
 
 use super::{
     JournalError,
     backlog::Backlog,
     capture::Captured,
     disk::DiskFile,
-    format::{CaptureHead, Header, Kind, Location, Opening, Record, SegmentId, record_bytes},
+    format::{CaptureHead, Kind, Location, Record, SegmentId, record_bytes},
     keeper::Job,
     large::LargeDraft,
-    shared::{CaptureOp, Change, MoveOp, Op, Patience, Shared, failed},
+    shared::{CaptureOp, Change, MoveOp, Op, Patience, Shared, TargetsOp, failed},
 };
 
 /// Most bytes in one write.
@@ -31,17 +35,10 @@ const BATCH_BYTES: usize = 8 << 20;
 const SYNC_WITHIN: Duration = Duration::from_millis(50);
 /// Longest wait for the sessions of the last sync to come again.
 const PATIENCE_MAX: Duration = Duration::from_micros(500);
-/// Room for an opening, with the longest names.
-const OPENING_BYTES: u64 = 8 << 10;
 /// How often to look for captures that pin a segment; the look goes through all segments.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Writes end on a page, so that the kernel need not read an old one to change half of it.
 const PAGE_BYTES: usize = 4096;
-
-/// Bytes at the end of a segment that only settles may use.
-pub(super) fn reserve_bytes(segment_bytes: u64) -> u64 {
-    (segment_bytes / 8).min(64 << 10)
-}
 
 pub(super) struct Writer {
     shared: Arc<Shared>,
@@ -125,7 +122,7 @@ impl Writer {
                         self.look_at = Instant::now();
                         self.sync_by = Some(self.look_at);
                     }
-                    Op::Targets(names, reply) => self.targets(&names, reply),
+                    Op::Targets(op) => self.targets(op),
                     Op::Close(reply) => closing = Some(reply),
                 }
                 if self.buffer.len() >= BATCH_BYTES {
@@ -144,6 +141,9 @@ impl Writer {
     }
 
     fn capture(&mut self, op: Box<CaptureOp>) {
+        if op.discard_unheard && op.reply.is_closed() {
+            return;
+        }
         let payload = op.meta.len() + op.body.len();
         let size = record_bytes(payload) as u64;
         let reserve = reserve_bytes(self.shared.options.segment_bytes);
@@ -212,6 +212,7 @@ impl Writer {
         if let Some((of, _)) = known {
             // The fate is not to be found on disk: at the capture's own place it reads as unknown.
             index.apply(of, 0, &record);
+            self.shared.live_bytes.store(index.live_bytes, Relaxed);
         }
         drop(index);
         if let Some(reply) = reply {
@@ -220,15 +221,19 @@ impl Writer {
         self.backlog.is_unwritten(record);
     }
 
-    fn targets(
-        &mut self,
-        names: &[String],
-        reply: std::sync::mpsc::SyncSender<Result<(), JournalError>>,
-    ) {
+    fn targets(&mut self, op: TargetsOp) {
+        let reply = op.reply;
+        // The plan is made and applied with nothing in between: no capture comes to a target that is on its way out.
         self.flush(false);
-        let Some(slots) = self.shared.log.index.lock().plan_targets(names) else {
-            let _ = reply.send(Err(JournalError::Full("more than 32 targets".into())));
-            return;
+        let index = self.shared.log.index.lock();
+        let planned = index.plan_targets(&op.names, &op.abandon);
+        drop(index);
+        let slots = match planned {
+            Ok(slots) => slots,
+            Err(error) => {
+                let _ = reply.send(Err(error));
+                return;
+            }
         };
         let record = Record::Targets(slots);
         let (kind, payload) = record.encode();
@@ -277,88 +282,6 @@ impl Writer {
         } else {
             self.shared.log.index.lock().end_move(op.from);
         }
-    }
-
-    /// Makes sure that a record of `size` fits in the current segment with `reserve` to spare, going on to the next one
-    /// where it does not.
-    fn make_room(&mut self, size: u64, reserve: u64) -> Result<(), JournalError> {
-        if let Some(current) = &self.current
-            && current.base + self.buffer.len() as u64 + size + reserve <= current.bytes
-        {
-            return Ok(());
-        }
-        if size + reserve + OPENING_BYTES > self.shared.options.segment_bytes {
-            return Err(JournalError::Full(format!(
-                "a record of {size} bytes does not fit in a segment"
-            )));
-        }
-        self.flush(true);
-        let prepared = self
-            .shared
-            .keeper
-            .take()
-            .map_err(failed("make a segment"))?;
-        if let Some(done) = self.current.take() {
-            self.previous.push(Location {
-                segment: done.id,
-                offset: done.synced as u32,
-            });
-            self.shared.log.index.lock().seal(done.id);
-        }
-        let mut index = self.shared.log.index.lock();
-        index.add_segment(prepared.id, prepared.file.clone());
-        let opening = Record::Opening(Opening {
-            previous: self.previous.clone(),
-            targets: index.slots(),
-        });
-        drop(index);
-        self.current = Some(Current {
-            id: prepared.id,
-            file: prepared.file,
-            bytes: self.shared.options.segment_bytes,
-            base: 0,
-            synced: 0,
-        });
-        let (kind, payload) = opening.encode();
-        self.stage(kind, &[&payload], crc32fast::hash(&payload));
-        let room = self.shared.options.segment_bytes - size - reserve;
-        for record in self.backlog.take_unwritten() {
-            let (kind, payload) = record.encode();
-            let bytes = record_bytes(payload.len());
-            if (self.buffer.len() + bytes) as u64 > room {
-                // In the next segment, then.
-                self.backlog.is_unwritten(record);
-                continue;
-            }
-            let at = self.stage(kind, &[&payload], crc32fast::hash(&payload));
-            self.staged
-                .push(Staged::Change(at, bytes as u32, record, None));
-        }
-        Ok(())
-    }
-
-    /// Appends a record to the buffer; the caller has made room.
-    fn stage(&mut self, kind: Kind, parts: &[&[u8]], payload_crc: u32) -> Location {
-        let current = self.current.as_ref().expect("make_room came first");
-        let at = Location {
-            segment: current.id,
-            offset: (current.base + self.buffer.len() as u64) as u32,
-        };
-        let length: usize = parts.iter().map(|part| part.len()).sum();
-        let header = Header {
-            kind,
-            at,
-            synced: current.synced as u32,
-            length: length as u32,
-            payload_crc,
-        };
-        let end = self.buffer.len() + record_bytes(length);
-        self.buffer.extend_from_slice(&header.encode());
-        for part in parts {
-            self.buffer.extend_from_slice(part);
-        }
-        self.buffer.resize(end, 0);
-        at
     }
 
     /// Writes the buffer, syncs if asked to, and tells everyone.
@@ -432,8 +355,10 @@ impl Writer {
         let mut changed = Vec::new();
         for staged in self.staged.drain(..) {
             match staged {
-                Staged::Capture(at, bytes, op) => {
+                Staged::Capture(at, bytes, mut op) => {
                     index.apply(at, bytes, &Record::Capture(op.head));
+                    self.shared.live_bytes.store(index.live_bytes, Relaxed);
+                    op.reserved.give_back();
                     captured.push((at, op));
                 }
                 Staged::Change(at, bytes, record, reply) => {
@@ -454,15 +379,15 @@ impl Writer {
                 }
             }
         }
+        self.shared.live_bytes.store(index.live_bytes, Relaxed);
         drop(index);
         for (at, mut op) in captured {
             if let Some(large) = &mut op.large {
                 large.keep();
             }
-            // A receiver that is gone gives it back, and dropping it releases it as unknown.
-            let _ = op
-                .reply
-                .send(Ok(Captured::new(self.shared.clone(), at, op.head.id)));
+            let captured = Captured::new(self.shared.clone(), at, &op);
+            // A receiver that is gone gives it back, and dropping it says what becomes of it.
+            let _ = op.reply.send(Ok(captured));
         }
         for (record, reply, live) in changed {
             if let Some(reply) = reply {
