@@ -46,6 +46,7 @@ pub struct Metrics {
     pub sessions: IntGaugeVec,
     pub sessions_total: IntCounterVec,
     pub session_errors_total: IntCounterVec,
+    pub upstream_connections_total: IntCounterVec,
     pub target_up: IntGaugeVec,
     pub target_last_success_timestamp_seconds: GaugeVec,
     pub target_requests_total: IntCounterVec,
@@ -58,6 +59,9 @@ pub struct Metrics {
     /// Sessions ever started; gives each its id.
     pub session_serial: AtomicU64,
 }
+
+/// The values of `kind` in `upstream_connections_total`.
+pub const UPSTREAM_CONNECTIONS: [&str; 3] = ["new", "reused", "stale"];
 
 /// What became of a message at a front end; the values of `outcome` in `captured_messages_total`.
 pub const CAPTURE_OUTCOMES: [&str; 6] = [
@@ -204,6 +208,12 @@ impl Metrics {
                 "Sessions or transactions cut short, by reason.",
                 &["frontend", "reason"],
             ),
+            upstream_connections_total: counter_vec(
+                r,
+                "upstream_connections_total",
+                "Connections to the next hop: new, reused from an earlier session, or found stale.",
+                &["frontend", "kind"],
+            ),
             target_up: int_gauge_vec(
                 r,
                 "target_up",
@@ -285,6 +295,10 @@ impl Metrics {
         for reason in SESSION_ERRORS {
             self.session_errors_total
                 .with_label_values(&[frontend, reason]);
+        }
+        for kind in UPSTREAM_CONNECTIONS {
+            self.upstream_connections_total
+                .with_label_values(&[frontend, kind]);
         }
         self.captured_bytes_total.with_label_values(&[frontend]);
         self.capture_seconds.with_label_values(&[frontend]);

@@ -237,6 +237,13 @@ fn a_thousand_messages(chain: &Chain) -> (BTreeSet<String>, Archive) {
             );
         }
     }
+    let reused = chain
+        .mailtee
+        .metrics()
+        .value("upstream_connections_total", &[("kind", "reused")]);
+    assert!(reused > 0.0, "no session left its connection to the next");
+    let log = chain.log();
+    assert!(!log.contains("lost connection"), "{log}");
     (replies, archive)
 }
 

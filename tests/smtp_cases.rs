@@ -15,6 +15,8 @@ use mailtee::{
 
 struct Stage {
     relay: Relay,
+    /// A session of this front end, from its beginning.
+    anew: Box<dyn Fn() -> Relay>,
     chunk: usize,
     /// Said and not yet taken.
     from_client: Vec<u8>,
@@ -36,6 +38,7 @@ fn rules(role: Role) -> Rules {
         hold_end: true,
         starttls: false,
         upstream_starttls: false,
+        keep_upstream: false,
         tell_client: TellClient::No,
         line_bytes_max: 4096,
         recipients_max: 100,
@@ -61,6 +64,7 @@ impl Stage {
                 "journal" => rules.role = Role::Journal,
                 "lmtp" => rules.dialect = Dialect::Lmtp,
                 "pass" => rules.hold_end = false,
+                "keep" => rules.keep_upstream = true,
                 "starttls" => rules.starttls = true,
                 "upstream-starttls" => rules.upstream_starttls = true,
                 "upstream-tls" => upstream_tls = true,
@@ -75,8 +79,11 @@ impl Stage {
                 other => panic!("unknown rule {other}"),
             }
         }
+        let rules = Arc::new(rules);
+        let anew = move || Relay::new(rules.clone(), client.clone(), trusted, upstream_tls);
         Self {
-            relay: Relay::new(Arc::new(rules), client, trusted, upstream_tls),
+            relay: anew(),
+            anew: Box::new(anew),
             chunk,
             from_client: Vec::new(),
             from_next_hop: Vec::new(),
@@ -86,6 +93,19 @@ impl Stage {
             ended: Ended::default(),
             events: VecDeque::new(),
             next_hop_dropped: false,
+        }
+    }
+
+    /// The session is over; does it leave its connection to the next hop to another? Then that one begins.
+    fn over(&mut self, kept: bool) {
+        assert!(self.relay.is_closing(), "the session is not closing");
+        let left = self.relay.leave();
+        assert_eq!(left.is_some(), kept, "is the connection kept?");
+        if let Some(left) = left {
+            assert_eq!(visible(&self.to_client), "", "more was said to the client");
+            self.relay = (self.anew)();
+            self.relay.resume(left);
+            self.settle();
         }
     }
 
@@ -340,6 +360,8 @@ fn run(transcript: &str, chunk: usize) {
                     .upstream_failed(mailtee::wire::smtp::answer::Failure::UpstreamLost);
                 stage.settle();
             }
+            "X! " if what == "kept" => stage.over(true),
+            "X! " if what == "not kept" => stage.over(false),
             "X! " => assert!(stage.relay.is_closing(), "the session is not closing"),
             _ => panic!("unknown line {:?}", lines[at]),
         }

@@ -125,6 +125,7 @@ fn greeted() -> Relay {
         hold_end: true,
         starttls: false,
         upstream_starttls: false,
+        keep_upstream: false,
         tell_client: TellClient::No,
         line_bytes_max: 64 << 10,
         recipients_max: 50_000,

@@ -54,6 +54,9 @@ mod smtp_laws;
 /// SMTP and LMTP sessions over sockets: captures, failures, limits, shutting down.
 mod smtp_sessions;
 
+/// A connection to the next hop that outlives its session.
+mod smtp_reuse;
+
 /// TLS and PROXY headers on both legs of an SMTP session.
 mod smtp_secure;
 

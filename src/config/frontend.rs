@@ -72,6 +72,12 @@ pub(super) fn read_frontend(mut section: Section<'_>) -> Option<Frontend> {
     let listen = section.required("listen");
     let upstream = read_upstream(&mut section, is_journal);
     let identity = read_identity(&mut section);
+    if section.has("upstream_idle_timeout") && role != Role::Filter {
+        section.complain(
+            "upstream_idle_timeout",
+            "role \"filter\": a stranger's connection serves nobody else",
+        );
+    }
     let tls_implicit = section
         .choice("tls", &[("starttls", false), ("implicit", true)])
         .unwrap_or(false);
@@ -244,6 +250,7 @@ fn read_limits(section: &mut Section<'_>) -> Limits {
         idle: section.or("idle_timeout", default.idle),
         total: section.or("total_timeout", default.total),
         upstream_connect: section.or("upstream_connect_timeout", default.upstream_connect),
+        upstream_idle: section.or("upstream_idle_timeout", default.upstream_idle),
         upstream_reply: section.or("upstream_reply_timeout", default.upstream_reply),
         upstream_fate: section.or("upstream_fate_timeout", default.upstream_fate),
         capture: section.or("capture_timeout", default.capture),

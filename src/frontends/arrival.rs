@@ -1,4 +1,4 @@
-//! From an accepted connection to a session: who may come in, and the way to the next hop.
+//! From an accepted connection to a session: who may come in, and with which next hop.
 
 use std::{
     fmt::Display,
@@ -9,13 +9,13 @@ use tokio::{io::AsyncWriteExt, time::timeout};
 use tracing::{info, warn};
 
 use super::{
-    FrontEnd, TellClient, UpstreamTls,
-    pump::NextHop,
+    FrontEnd,
     session::{FAREWELL, Session},
+    upstream,
 };
 use crate::{
-    net::{Connection, Peer, Refusal, Stream, proxy_protocol},
-    wire::smtp::{Server, answer::Failure},
+    net::{Connection, Peer, Refusal, Stream},
+    wire::smtp::answer::Failure,
 };
 
 /// A session from its first byte to its last.
@@ -37,14 +37,14 @@ pub(super) async fn run(front: Arc<FrontEnd>, connection: Connection) {
 
     let _open = Open::new(front.clone());
 
-    let next_hop = match next_hop(&front, &peer, &stream).await {
-        Ok(next_hop) => next_hop,
+    let upstream = match upstream::connect(&front, &peer, &stream).await {
+        Ok(upstream) => upstream,
         Err(cause) => {
             let failure = Failure::UpstreamRefused;
             return turn_away(&front, &id, &mut stream, &peer, failure, &cause).await;
         }
     };
-    Session::new(front, id, peer, stream, next_hop).talk().await;
+    Session::new(front, id, peer, stream, upstream).talk().await;
 }
 
 fn is_allowed(front: &FrontEnd, peer: &Peer) -> bool {
@@ -107,37 +107,5 @@ pub(super) fn count(
             warn!(frontend = %name, session, %peer, ?failure, %cause, "next hop failed");
         }
         _ => info!(frontend = %name, session, %peer, ?failure, %cause, "session cut short"),
-    }
-}
-
-/// The next hop, connected, with PROXY header and TLS where they come first.
-async fn next_hop(front: &FrontEnd, peer: &Peer, client: &Stream) -> Result<NextHop, String> {
-    let Some(upstream) = &front.options.upstream else {
-        let server = Server::new(front.options.dialect(), &front.options.hostname);
-        return Ok(NextHop::Inner(Box::new(server)));
-    };
-    let limit = front.options.limits.upstream_connect;
-    let mut socket = upstream
-        .address
-        .connect(limit)
-        .await
-        .map_err(|error| format!("{}: {error}", upstream.address))?;
-    let secured = async {
-        if let TellClient::Proxy(version) = front.options.tell_client {
-            let header = proxy_protocol::header(version, peer, client.local());
-            let sent = socket.write_all(&header).await;
-            sent.map_err(|error| error.to_string())?;
-        }
-        match &upstream.tls {
-            UpstreamTls::Implicit(tls, name) => tls
-                .connect(socket, name)
-                .await
-                .map_err(|error| error.to_string()),
-            _ => Ok(Stream::from(socket)),
-        }
-    };
-    match timeout(limit, secured).await {
-        Ok(stream) => stream.map(NextHop::Socket),
-        Err(_) => Err(format!("{}: timed out", upstream.address)),
     }
 }

@@ -1,7 +1,7 @@
 //! Where mail comes in: SMTP and LMTP in front of a next hop, and the journal endpoint that has none.
 //!
 //! The talk itself is [`crate::wire::smtp::Relay`]; here bytes are carried between it and the sockets (`pump`), its steps
-//! are carried out (`session`) and the copy goes into the journal (`copy`). A front end never names a target, and
+//! are carried out (`session`), the copy goes into the journal (`copy`). A front end never names a target, and
 //! parses no MIME but journal reports (`reports`). One session's fault, a panic included, ends that session alone.
 
 mod arrival;
@@ -11,6 +11,7 @@ mod pump;
 mod reports;
 mod session;
 mod sink;
+mod upstream;
 
 pub use options::{Limits, OnCaptureFailure, Options, TellClient, Tls, Upstream, UpstreamTls};
 pub use sink::sink;
@@ -49,6 +50,8 @@ struct FrontEnd {
     metrics: Arc<Metrics>,
     /// What the reports at a journal endpoint hold in memory.
     reports: reports::Budget,
+    /// Connections to the next hop, between two sessions.
+    waiting: upstream::Waiting,
     stop: CancellationToken,
     started: UnixMillis,
 }
@@ -96,9 +99,13 @@ pub async fn start(
         journal,
         metrics,
         reports: reports::Budget::default(),
+        waiting: upstream::Waiting::default(),
         stop: stop.clone(),
         started: UnixMillis::from_system(SystemTime::now()),
     });
+    if front.rules.keep_upstream {
+        tasks.spawn(upstream::dismiss_idle(front.clone()));
+    }
     let sessions = tasks.clone();
     tasks.spawn(net::serve(listener, serve, implicit, front, stop, sessions));
     Ok(local)

@@ -112,6 +112,8 @@ pub struct Limits {
     /// For a session.
     pub total: Duration,
     pub upstream_connect: Duration,
+    /// How long an idle connection to the next hop waits for another session, in role `filter`. 0: it waits for none.
+    pub upstream_idle: Duration,
     /// For a reply of the next hop, and for its taking what we write.
     pub upstream_reply: Duration,
     /// For its reply to a whole message (RFC 5321 section 4.5.3.2.6).
@@ -132,6 +134,7 @@ impl Default for Limits {
             idle: Duration::from_secs(300),
             total: Duration::from_secs(6 * 3600),
             upstream_connect: Duration::from_secs(30),
+            upstream_idle: Duration::from_secs(2),
             upstream_reply: Duration::from_secs(300),
             upstream_fate: Duration::from_secs(600),
             capture: Duration::from_secs(60),
@@ -194,6 +197,12 @@ impl Options {
         }
     }
 
+    /// A connection that the next hop takes for one client's own serves nobody else.
+    pub(super) fn keeps_upstream(&self) -> bool {
+        let anonymous = matches!(self.tell_client, TellClient::No | TellClient::Xforward);
+        self.role == Role::Filter && anonymous && !self.limits.upstream_idle.is_zero()
+    }
+
     pub(super) fn rules(&self) -> Rules {
         let upstream_starttls = matches!(
             &self.upstream,
@@ -209,6 +218,7 @@ impl Options {
             hold_end: self.on_capture_failure == OnCaptureFailure::Tempfail,
             starttls: self.tls.as_ref().is_some_and(|tls| !tls.implicit),
             upstream_starttls,
+            keep_upstream: self.keeps_upstream(),
             tell_client: match self.tell_client {
                 TellClient::Xforward => smtp::TellClient::Xforward,
                 TellClient::Xclient => smtp::TellClient::Xclient,

@@ -22,7 +22,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::{
     message::TlsFacts,
-    net::{ClientTls, ServerTls, Stream, TlsError},
+    net::{ClientTls, Peek, ServerTls, Stream, TlsError},
     wire::smtp::{Relay, Server},
 };
 
@@ -257,11 +257,31 @@ impl Pump {
         .await
     }
 
-    /// Says to the client that nothing more comes.
+    /// Says to the client that nothing more comes. Without TLS, closing the socket says that by itself.
     pub(super) async fn close_client(&mut self) -> io::Result<()> {
         match &mut self.client {
+            None | Some(Stream::Plain(_)) => Ok(()),
             Some(stream) => stream.shutdown().await,
-            None => Ok(()),
+        }
+    }
+
+    /// The connection to the next hop, where nothing is under way on it.
+    pub(super) fn take_next_hop(&mut self) -> Option<Stream> {
+        let quiet = self.unread_replies.is_empty()
+            && self.to_upstream.written == 0
+            && !self.to_upstream.unflushed;
+        match std::mem::replace(&mut self.next_hop, NextHop::None) {
+            NextHop::Socket(stream) if quiet => Some(stream),
+            _ => None,
+        }
+    }
+
+    /// False: it has closed its side, as far as the kernel knows.
+    pub(super) fn next_hop_is_there(&self) -> bool {
+        match &self.next_hop {
+            NextHop::Socket(stream) => stream.peek() != Peek::Ended,
+            NextHop::Inner(_) => true,
+            NextHop::None => false,
         }
     }
 

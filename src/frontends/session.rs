@@ -13,6 +13,7 @@ use super::{
     arrival::count,
     copy::{self, Copy},
     pump::{Event, NextHop, Pump},
+    upstream::Upstream,
 };
 use crate::{
     journal::{Captured, JournalError},
@@ -27,6 +28,9 @@ use crate::{
 
 /// Time for a client to read our last words.
 pub(super) const FAREWELL: Duration = Duration::from_secs(10);
+/// What the next hop has not read of the message yet, it reads while the journal syncs; so little goes out in one write
+/// with the end.
+const ONE_WRITE_MAX: usize = 16 << 10;
 
 /// How long to wait, and whose silence it is that ends the wait.
 fn patience(relay: &Relay, limits: &Limits) -> (Duration, Failure) {
@@ -45,6 +49,7 @@ pub(super) struct Session {
     front: Arc<FrontEnd>,
     relay: Relay,
     pump: Pump,
+    upstream_since: Instant,
     id: String,
     peer: Peer,
     /// The message that is arriving.
@@ -70,7 +75,7 @@ impl Session {
         id: String,
         peer: Peer,
         stream: Stream,
-        next_hop: NextHop,
+        upstream: Upstream,
     ) -> Self {
         let client = Client {
             address: peer.ip().map(|ip| WireText::from(ip.to_string())),
@@ -79,10 +84,15 @@ impl Session {
             ..Client::default()
         };
         let trusted = front.options.trusted.contains(&peer);
-        let upstream_tls = matches!(&next_hop, NextHop::Socket(Stream::Client(_)));
+        let upstream_tls = matches!(&upstream.next_hop, NextHop::Socket(Stream::Client(_)));
+        let mut relay = Relay::new(front.rules.clone(), client, trusted, upstream_tls);
+        if let Some(kept) = upstream.kept {
+            relay.resume(kept);
+        }
         Self {
-            relay: Relay::new(front.rules.clone(), client, trusted, upstream_tls),
-            pump: Pump::new(stream, next_hop, &front.stop),
+            relay,
+            pump: Pump::new(stream, upstream.next_hop, &front.stop),
+            upstream_since: upstream.since,
             id,
             peer,
             copy: None,
@@ -138,6 +148,12 @@ impl Session {
                     silent => self.relay.stop(silent),
                 },
             }
+        }
+        if let Some(kept) = self.relay.leave()
+            && let Some(stream) = self.pump.take_next_hop()
+        {
+            let waiting = &self.front.waiting;
+            waiting.leave(&self.front, stream, kept, self.upstream_since);
         }
         let farewell = timeout(FAREWELL, self.pump.close_client()).await;
         debug!(session = %self.id, ok = farewell.is_ok(), "session closed");
@@ -216,22 +232,25 @@ impl Session {
         };
         let id = copy.id;
         let limits = &self.front.options.limits;
-        // What the next hop has not read of the message yet, it reads while the journal syncs.
-        let (flushed, committed) = tokio::join!(
-            timeout(
-                limits.upstream_reply,
-                self.pump.flush_upstream(&mut self.relay)
-            ),
+        let holds = self.front.rules.hold_end;
+        let flush = async {
+            if holds && self.relay.to_upstream.len() <= ONE_WRITE_MAX {
+                return true;
+            }
+            let flush = self.pump.flush_upstream(&mut self.relay);
+            matches!(timeout(limits.upstream_reply, flush).await, Ok(Ok(())))
+        };
+        let (reached, committed) = tokio::join!(
+            flush,
             timeout(limits.capture, copy.commit(&self.front, &self.id, ended)),
         );
+        let reached = reached && self.pump.next_hop_is_there();
         let committed = committed.unwrap_or_else(|_| {
             Err(JournalError::Io {
                 step: "sync in time",
                 source: std::io::ErrorKind::TimedOut.into(),
             })
         });
-        let reached = matches!(flushed, Ok(Ok(())));
-        let holds = self.front.rules.hold_end;
         match committed {
             Ok(captured) if holds && !reached => {
                 // It has not heard the end, so it cannot have taken the message.

@@ -21,7 +21,7 @@ pub use listener::Listener;
 pub use networks::{BadNetwork, Network, Networks};
 pub use self_signed::{SelfSigned, self_signed};
 pub use serve::{Connection, ServeOptions, Service, serve};
-pub use socket::{Peer, Socket};
+pub use socket::{Peek, Peer, Socket};
 pub use stream::Stream;
 pub use tls::{
     ClientAuthority, ClientTls, ClientTlsFiles, IdentityFiles, ServerTls, TlsError,

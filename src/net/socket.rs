@@ -2,6 +2,7 @@
 
 use std::{
     fmt, io,
+    mem::MaybeUninit,
     net::{IpAddr, SocketAddr},
     pin::Pin,
     task::{Context, Poll},
@@ -52,6 +53,16 @@ impl fmt::Display for Peer {
     }
 }
 
+/// What a connection has for us at this moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peek {
+    /// Nothing, and it is open.
+    Silent,
+    Bytes,
+    /// The peer has closed its side, or the connection is broken.
+    Ended,
+}
+
 /// A connected socket, TCP or unix.
 #[derive(Debug)]
 pub struct Socket {
@@ -80,6 +91,24 @@ impl Socket {
         match &self.io {
             Io::Tcp(stream) => stream.local_addr().ok(),
             Io::Unix(_) => None,
+        }
+    }
+
+    /// Looks without taking, and without waiting for the runtime to hear of it.
+    pub fn peek(&self) -> Peek {
+        if !self.unread.is_empty() {
+            return Peek::Bytes;
+        }
+        let mut byte = [MaybeUninit::uninit()];
+        let peeked = match &self.io {
+            Io::Tcp(stream) => SockRef::from(stream).peek(&mut byte),
+            Io::Unix(stream) => SockRef::from(stream).peek(&mut byte),
+        };
+        match peeked {
+            Ok(0) => Peek::Ended,
+            Ok(_) => Peek::Bytes,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Peek::Silent,
+            Err(_) => Peek::Ended,
         }
     }
 

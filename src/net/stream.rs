@@ -10,7 +10,7 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::{client, server};
 
-use super::{ClientTls, Peer, ServerTls, Socket, TlsError};
+use super::{ClientTls, Peek, Peer, ServerTls, Socket, TlsError};
 use crate::message::TlsFacts;
 
 /// TLS is boxed: most sessions have none, and an idle session should be small.
@@ -88,6 +88,11 @@ impl Stream {
     /// Our own end; none on a unix socket.
     pub fn local(&self) -> Option<SocketAddr> {
         self.socket().local()
+    }
+
+    /// What the socket holds, unread; below TLS, where there is TLS.
+    pub fn peek(&self) -> Peek {
+        self.socket().peek()
     }
 
     /// Waits until a read would not wait (or wrongly believes so). Costs no buffer, so an idle session holds none.

@@ -42,6 +42,7 @@ pub fn session(role: Role, input: &[u8], step: usize) -> Outcome {
         hold_end: true,
         starttls: false,
         upstream_starttls: false,
+        keep_upstream: false,
         tell_client: TellClient::No,
         line_bytes_max: 1024,
         recipients_max: 10,

@@ -150,8 +150,20 @@ impl Relay {
                     _ => "SMTP",
                 };
                 let name = WireText::from(command.argument);
+                if let Some(reply) = self.hello_known(line) {
+                    self.hello(name, verb, &reply);
+                    return true;
+                }
                 self.may_void_chunks();
-                self.pass(line, Awaited::Hello { name, verb });
+                let line_kept = line.to_vec();
+                self.pass(
+                    line,
+                    Awaited::Hello {
+                        name,
+                        verb,
+                        line: line_kept,
+                    },
+                );
                 // Last in its group (RFC 2920 section 3.1); what may follow depends on what the next hop can do.
                 self.barrier = Barrier::Replies;
             }
@@ -216,6 +228,15 @@ impl Relay {
                 // What the next hop knows of the client before is over for it too.
                 self.to_upstream.extend_from_slice(b"RSET\r\n");
                 self.awaited.push_back(Awaited::Ours);
+            }
+            // Whether the next hop hears it depends on what it has still to say.
+            Verb::Quit if self.kept.is_some() && !self.awaited.is_empty() => {
+                self.barrier = Barrier::Replies;
+                return false;
+            }
+            Verb::Quit if self.may_leave() => {
+                self.to_client.extend_from_slice(b"221 2.0.0 Bye\r\n");
+                self.close();
             }
             Verb::Quit => {
                 self.pass(line, Awaited::Quit);
@@ -337,6 +358,7 @@ impl Relay {
 
     /// The command goes on as it came; its line end is CRLF whatever it was, so that both ends count the same lines.
     pub(super) fn pass(&mut self, line: &[u8], awaited: Awaited) {
+        self.keep_past(&awaited);
         self.to_upstream.extend_from_slice(line);
         self.to_upstream.extend_from_slice(b"\r\n");
         self.awaited.push_back(awaited);

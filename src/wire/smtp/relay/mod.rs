@@ -12,11 +12,13 @@ mod chunks;
 mod commands;
 mod content;
 mod ehlo;
+mod kept;
 mod opening;
 mod replies;
 mod transaction;
 
 pub use content::Copied;
+pub use kept::Kept;
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -50,6 +52,8 @@ pub struct Rules {
     pub starttls: bool,
     /// The next hop must speak STARTTLS before anything else.
     pub upstream_starttls: bool,
+    /// A connection to the next hop may serve one session after another ([`Relay::leave`]).
+    pub keep_upstream: bool,
     pub tell_client: TellClient,
     pub line_bytes_max: usize,
     pub recipients_max: usize,
@@ -139,6 +143,7 @@ enum Awaited {
     Hello {
         name: WireText,
         verb: &'static str,
+        line: Vec<u8>,
     },
     Mail(Box<transaction::Sender>),
     Rcpt(crate::message::Recipient),
@@ -193,6 +198,10 @@ pub struct Relay {
     client_gone: bool,
     closing: bool,
     next_hop: NextHop,
+    /// Where the connection to the next hop may outlive the session.
+    kept: Option<Box<Kept>>,
+    /// On a connection that an earlier session left, and nothing said on it yet.
+    resumed: bool,
 
     // reading
     input: Input,
@@ -247,6 +256,8 @@ impl Relay {
             client_gone: false,
             closing: false,
             next_hop: NextHop::default(),
+            kept: None,
+            resumed: false,
             input: Input::Commands,
             barrier: Barrier::Greeting,
             suspended: false,

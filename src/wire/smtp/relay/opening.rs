@@ -88,6 +88,7 @@ impl Relay {
 
     fn greet(&mut self, greeting: &[u8]) {
         self.next_hop = NextHop::default();
+        self.keep_greeting(greeting);
         self.to_client.extend_from_slice(greeting);
         self.barrier = Barrier::None;
     }

@@ -43,6 +43,9 @@ impl Relay {
     fn reply(&mut self, reply: &[u8], code: u16, behind: bool) {
         self.last_code = code;
         let done = reply::is_success(code);
+        if code >= 400 {
+            self.kept = None;
+        }
         if matches!(self.input, Input::Data(_)) && self.awaited.is_empty() {
             // The next hop has had enough before the end. The client listens only after its end, so it hears this then.
             self.spoil_with(reply.to_vec());
@@ -64,13 +67,15 @@ impl Relay {
         }
         let Some(awaited) = self.awaited.pop_front() else {
             // "421 closing", most likely.
+            self.kept = None;
             self.to_client.extend_from_slice(reply);
             return;
         };
         match awaited {
             Awaited::Opening(opening) => self.opening(opening, reply, code, behind),
-            Awaited::Hello { name, verb } => {
+            Awaited::Hello { name, verb, line } => {
                 if done {
+                    self.keep_hello(line, reply);
                     self.hello(name, verb, reply);
                 } else {
                     self.to_client.extend_from_slice(reply);
