@@ -28,6 +28,7 @@ enum Content {
 
 impl Draft {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
+        shared.open_drafts.fetch_add(1, Relaxed);
         Self {
             content: Content::Memory(Vec::new()),
             bytes: 0,
@@ -160,6 +161,7 @@ impl Reserved {
 impl Drop for Reserved {
     fn drop(&mut self) {
         self.give_back();
+        self.shared.open_drafts.fetch_sub(1, Relaxed);
     }
 }
 

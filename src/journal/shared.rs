@@ -5,7 +5,7 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -43,6 +43,8 @@ pub(super) struct Shared {
     pub(super) draft_bytes: AtomicU64,
     /// What the index counts, to be read without its lock.
     pub(super) live_bytes: AtomicU64,
+    /// Drafts not yet dropped or told of their sync.
+    pub(super) open_drafts: AtomicUsize,
     pub(super) quarantined: AtomicU64,
     free: Mutex<Option<(Instant, u64)>>,
 }
@@ -70,6 +72,7 @@ impl Shared {
             keeper,
             draft_memory: AtomicU64::new(0),
             draft_bytes: AtomicU64::new(0),
+            open_drafts: AtomicUsize::new(0),
             quarantined: AtomicU64::new(0),
             free: Mutex::new(None),
         }
@@ -134,6 +137,11 @@ pub(super) fn failed(step: &'static str) -> impl FnOnce(io::Error) -> JournalErr
     }
 }
 
+/// How long what nobody waits for may wait for company before it is written …
+const LINGER: Duration = Duration::from_millis(2);
+/// … and how much of it.
+const LINGER_OPS_MAX: usize = 1024;
+
 /// What the writer is asked to do.
 pub(super) enum Op {
     Capture(Box<CaptureOp>),
@@ -185,6 +193,15 @@ pub(super) struct Change {
     pub(super) reply: Option<oneshot::Sender<Result<bool, JournalError>>>,
 }
 
+impl Op {
+    fn is_awaited(&self) -> bool {
+        match self {
+            Self::Change(change) => change.reply.is_some(),
+            _ => true,
+        }
+    }
+}
+
 impl Change {
     pub(super) fn of(record: Record) -> Op {
         Op::Change(Self {
@@ -207,6 +224,8 @@ pub(super) struct Inbox {
 struct Queued {
     ops: VecDeque<Op>,
     captures: usize,
+    /// Somebody waits for one of these.
+    is_awaited: bool,
     /// Wake the writer when so many captures are queued.
     crowd: usize,
 }
@@ -233,16 +252,30 @@ impl Inbox {
             drop(queue);
             return;
         };
-        queued.captures += usize::from(matches!(op, Op::Capture(_)));
+        let is_awaited = op.is_awaited();
+        let is_news = queued.ops.is_empty() || (is_awaited && !queued.is_awaited);
+        let is_capture = matches!(op, Op::Capture(_));
+        queued.captures += usize::from(is_capture);
+        queued.is_awaited |= is_awaited;
         queued.ops.push_back(op);
-        if queued.ops.len() == 1 || queued.captures == queued.crowd {
+        let is_crowd = is_capture && queued.captures == queued.crowd;
+        if is_news || is_crowd || queued.ops.len() == LINGER_OPS_MAX {
             self.arrived.notify_one();
         }
     }
 
-    /// Everything queued, waiting for something until `deadline` (for ever without one), and then with patience for a
-    /// crowd: else the first session back from a sync would have the next one for itself, and all others wait for two.
-    pub(super) fn take(&self, deadline: Option<Instant>, patience: &Patience) -> VecDeque<Op> {
+    /// Everything queued, waiting for something until `deadline` (for ever without one).
+    ///
+    /// What nobody waits for lingers a moment: most of it then goes out with the next capture, without a write and a
+    /// wake-up of its own. Captures are taken with patience for a crowd: else the first session back from a sync would
+    /// have the next one for itself, and all others wait for two. The crowd is as large as the last one, or as many as
+    /// have a draft open, twice the last one at most: a draft may stay open for hours.
+    pub(super) fn take(
+        &self,
+        deadline: Option<Instant>,
+        patience: &Patience,
+        open_drafts: &AtomicUsize,
+    ) -> VecDeque<Op> {
         let mut queue = self.queue.lock();
         while queue.as_ref().is_some_and(|queued| queued.ops.is_empty()) {
             match deadline {
@@ -253,15 +286,24 @@ impl Inbox {
                 Some(_) => {}
             }
         }
+        let lingers = Instant::now() + LINGER;
+        let may_linger = |queue: &Option<Queued>| {
+            queue.as_ref().is_some_and(|queued| {
+                !queued.ops.is_empty() && !queued.is_awaited && queued.ops.len() < LINGER_OPS_MAX
+            })
+        };
+        while may_linger(&queue) && !self.arrived.wait_until(&mut queue, lingers).timed_out() {}
         if patience.captures > 1 {
             let ends = Instant::now() + patience.time;
+            let open = open_drafts.load(Relaxed).min(2 * patience.captures);
+            let crowd = open.max(patience.captures);
             let is_short = |queue: &Option<Queued>| {
-                queue.as_ref().is_some_and(|queued| {
-                    !queued.ops.is_empty() && queued.captures < patience.captures
-                })
+                queue
+                    .as_ref()
+                    .is_some_and(|queued| queued.captures > 0 && queued.captures < crowd)
             };
             if let Some(queued) = &mut *queue {
-                queued.crowd = patience.captures;
+                queued.crowd = crowd;
             }
             while is_short(&queue) && !self.arrived.wait_until(&mut queue, ends).timed_out() {}
         }

@@ -34,7 +34,7 @@ const BATCH_BYTES: usize = 8 << 20;
 /// What becomes of captures is synced within this time.
 const SYNC_WITHIN: Duration = Duration::from_millis(50);
 /// Longest wait for the sessions of the last sync to come again.
-const PATIENCE_MAX: Duration = Duration::from_micros(500);
+const PATIENCE_MAX: Duration = Duration::from_millis(1);
 /// How often to look for captures that pin a segment; the look goes through all segments.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Writes end on a page, so that the kernel need not read an old one to change half of it.
@@ -110,7 +110,10 @@ impl Writer {
 
     pub(super) fn run(mut self) {
         loop {
-            let ops = self.shared.inbox.take(self.sync_by, &self.patience);
+            let ops =
+                self.shared
+                    .inbox
+                    .take(self.sync_by, &self.patience, &self.shared.open_drafts);
             let mut closing = None;
             for op in ops {
                 match op {
@@ -311,7 +314,7 @@ impl Writer {
             let is_capture = |staged: &&Staged| matches!(staged, Staged::Capture(..));
             self.patience = Patience {
                 captures: self.staged.iter().filter(is_capture).count(),
-                time: (took / 4).min(PATIENCE_MAX),
+                time: (took * 2).min(PATIENCE_MAX),
             };
             self.sync_by = None;
             self.backlog.synced();
