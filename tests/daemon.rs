@@ -294,6 +294,31 @@ fn the_queue_is_the_same_through_the_daemon_and_without_it() {
     assert_eq!(unknown.status.code(), Some(3));
 }
 
+#[test]
+fn connections_that_ask_for_nothing_keep_no_scrape_away() {
+    let sink = Sink::start();
+    let mailtee = Mailtee::filter(sink.address()).start();
+    let mut held: Vec<_> = (0..300)
+        .map(|serial| {
+            let mut stream = TcpStream::connect(mailtee.admin).expect("connected");
+            // Those beyond the bound may be closed already.
+            let _ = stream.write_all(if serial % 2 == 0 { b"GET /metr" } else { b"" });
+            stream
+        })
+        .collect();
+    let last = held.last_mut().expect("many");
+    last.set_read_timeout(Some(SOON)).expect("set");
+    let told = last.read(&mut [0]);
+    let left = !matches!(&told, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock);
+    assert!(left, "one too many is not kept");
+    for _ in 0..3 {
+        wait_until(SOON, "a scrape gets through", || {
+            let answer = crate::kit::http::get(mailtee.admin, "/metrics");
+            answer.filter(|(status, _)| *status == 200)
+        });
+    }
+}
+
 /// Status of a request as bytes.
 fn status(address: SocketAddr, request: &str) -> u16 {
     let mut stream = TcpStream::connect(address).expect("connected");

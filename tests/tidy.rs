@@ -33,7 +33,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     (
         "admin",
         &[
-            "dedup", "forward", "journal", "message", "metrics", "targets",
+            "dedup", "forward", "journal", "message", "metrics", "net", "targets",
         ],
     ),
     (

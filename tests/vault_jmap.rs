@@ -1,12 +1,22 @@
 //! The vault as a JMAP server, over TLS: what it takes it gives back byte for byte, once; what it does not know it says.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::timeout,
+};
 
 use crate::{
     kit::TestDir,
     vault_kit::{Running, USING, read_json, sighting_of},
 };
-use mailtee::{message::Difference, vault::Options};
+use mailtee::{
+    message::Difference,
+    net::{Address, ClientTls, ClientTlsFiles},
+    vault::{Limits, Options},
+};
 
 fn plain(n: u32) -> Vec<u8> {
     format!("Message-ID: <{n}@example.org>\r\nSubject: number {n}\r\n\r\nbody\r\n").into_bytes()
@@ -109,6 +119,39 @@ async fn the_same_message_in_other_bytes_is_never_a_second_copy() {
         .record(&format!("M{}", other.fingerprint.k1), &other, None, None)
         .await;
     assert_eq!(nowhere["notCreated"]["s"]["type"], "notFound");
+    vault.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_connects_and_asks_for_nothing_is_left() {
+    let dir = TestDir::new();
+    let limits = Limits {
+        idle: Duration::from_millis(300),
+        ..Limits::default()
+    };
+    let vault = Running::start_with(dir.path(), limits).await;
+    let files = ClientTlsFiles {
+        ca_file: Some(dir.join("tls/certificate.pem")),
+        identity: None,
+    };
+    let tls = ClientTls::load(files, &["h2", "http/1.1"]).unwrap();
+    let begun: [&[u8]; 4] = [
+        b"",
+        b"PRI * HTTP/2.0\r\n",
+        b"POST /login HTTP/1.1\r\nHost: x\r\n",
+        b"POST /login HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\n\
+          Content-Length: 1000\r\n\r\ntoken=",
+    ];
+    for bytes in begun {
+        let address: Address = vault.base["https://".len()..].parse().unwrap();
+        let socket = address.connect(Duration::from_secs(10)).await.unwrap();
+        let mut stream = tls.connect(socket, "127.0.0.1").await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        let mut answer = Vec::new();
+        let ended = timeout(Duration::from_secs(20), stream.read_to_end(&mut answer)).await;
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(ended.is_ok(), "kept after {bytes:?}: {answer}");
+    }
     vault.stop().await;
 }
 

@@ -3,7 +3,8 @@
 //!
 //! Contract: it reads, and moves captures between waiting, held and parked on an operator's word; it never changes a
 //! message. Pages answer only to a known `Host`, the API only with the token that lies in the data directory for its
-//! owner (`guard.rs`). No page shows a sender, a recipient or a subject. A request that fails is that request's loss.
+//! owner (`guard.rs`). No page shows a sender, a recipient or a subject. Connections are bounded, and a scrape passes by
+//! idle ones. A request that fails is that request's loss.
 
 mod api;
 mod guard;
@@ -15,7 +16,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use arc_swap::ArcSwap;
@@ -27,17 +28,25 @@ use axum::{
     response::{Html, IntoResponse, Response},
     routing::get,
 };
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     dedup::Dedup,
     journal::{Journal, Queue},
     message::UnixMillis,
     metrics::Metrics,
+    net::{self, Http, Listener, ServeOptions},
     targets::RemoteStore,
 };
 pub use guard::Token;
+
+/// A connection that asks for nothing ends after this.
+const IDLE: Duration = Duration::from_secs(25);
+/// An operator who pages through an exported message may stop reading for a while.
+const STALLED: Duration = Duration::from_secs(600);
+const CONNECTIONS_MAX: usize = 256;
+/// One address cannot lock the others out.
+const CONNECTIONS_PER_ADDRESS_MAX: usize = 128;
 
 /// Loopback alone.
 pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9725));
@@ -115,20 +124,35 @@ struct Shared {
 
 /// Serves until cancelled; requests under way end first.
 pub async fn serve(
-    listener: TcpListener,
+    listener: Listener,
     options: &Options,
     token: Token,
     watched: Arc<Watched>,
     cancel: CancellationToken,
-) -> std::io::Result<()> {
+) {
     let shared = Arc::new(Shared {
         watched,
         token,
         allowed_hosts: options.allowed_hosts.clone(),
     });
-    axum::serve(listener, router(shared))
-        .with_graceful_shutdown(cancel.cancelled_owned())
-        .await
+    let http = Http {
+        name: "admin",
+        router: router(shared),
+        idle: IDLE,
+        stalled: STALLED,
+        answers_refused: true,
+        stop: cancel.clone(),
+    };
+    let doors = ServeOptions {
+        sessions_max: CONNECTIONS_MAX,
+        sessions_per_address_max: CONNECTIONS_PER_ADDRESS_MAX,
+        proxy_protocol: None,
+        handshake_timeout: IDLE,
+    };
+    let tasks = TaskTracker::new();
+    net::serve(listener, doors, None, Arc::new(http), cancel, tasks.clone()).await;
+    tasks.close();
+    tasks.wait().await;
 }
 
 fn router(shared: Arc<Shared>) -> Router {

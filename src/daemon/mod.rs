@@ -28,7 +28,6 @@ use std::{
 
 use arc_swap::ArcSwap;
 use tokio::{
-    net::TcpListener,
     runtime::Handle,
     time::{Instant, timeout, timeout_at},
 };
@@ -294,17 +293,15 @@ async fn serve_admin(
     background: &Handle,
 ) -> Result<(), DaemonError> {
     let step = format!("admin: listen on {}", options.listen);
-    let listener = background.spawn(TcpListener::bind(options.listen)).await;
+    let address = options.listen;
+    let listener = background.spawn(async move { net::Listener::bind_tcp(address) });
+    let listener = listener.await;
     let listener = listener
         .map_err(|_| DaemonError::Stopped)?
         .map_err(DaemonError::io(step))?;
     let (options, stop) = (options.clone(), serving.stop.clone());
     serving.tasks.spawn_on(
-        async move {
-            if let Err(error) = admin::serve(listener, &options, token, watched, stop).await {
-                tracing::error!(%error, "the admin page ended");
-            }
-        },
+        async move { admin::serve(listener, &options, token, watched, stop).await },
         background,
     );
     Ok(())

@@ -37,7 +37,8 @@ impl Drop for Unlink {
 }
 
 impl Listener {
-    pub(super) fn bind_tcp(address: SocketAddr) -> io::Result<Self> {
+    /// Listens on one address; inside the runtime that will serve it.
+    pub fn bind_tcp(address: SocketAddr) -> io::Result<Self> {
         let socket =
             socket2::Socket::new(Domain::for_address(address), Type::STREAM.cloexec(), None)?;
         socket.set_reuse_address(true)?;

@@ -1,13 +1,15 @@
 //! The I/O shell: listen, accept, connect, TLS, PROXY protocol. It moves bytes and knows no mail protocol.
 //!
 //! [`serve`] brings a connection in: PROXY header, limits, TLS handshake, all inside the session's own task.
-//! [`Address::connect`] brings one out. Both give a [`Stream`]. TLS comes from files that can be read again while
+//! [`Address::connect`] brings one out. Both give a [`Stream`]. [`Http`] speaks HTTP on those that come in. TLS comes from files that can be read again while
 //! sessions run ([`ServerTls::reload`], [`ClientTls::reload`]).
 
 mod address;
+mod http;
 mod limits;
 mod listener;
 mod networks;
+mod patience;
 pub mod proxy_protocol;
 mod self_signed;
 mod serve;
@@ -16,6 +18,7 @@ mod stream;
 mod tls;
 
 pub use address::{Address, BadAddress};
+pub use http::Http;
 pub use limits::Refusal;
 pub use listener::Listener;
 pub use networks::{BadNetwork, Network, Networks};

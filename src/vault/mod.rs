@@ -16,24 +16,18 @@ mod jmap;
 mod mbox;
 mod mime;
 mod page;
-mod patience;
 mod storage;
 pub mod view;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto,
-    service::TowerToHyperService,
-};
 use tokio::{runtime::Handle, sync::Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     message::K1,
     metrics::Metrics,
-    net::{self, Connection, IdentityFiles, Listener, Peer, ServeOptions, ServerTls},
+    net::{self, Http, IdentityFiles, Listener, ServeOptions, ServerTls},
 };
 
 pub use auth::{Scope, TokenError};
@@ -42,7 +36,6 @@ pub use storage::StoreError;
 
 use auth::Tokens;
 use index::Indexer;
-use patience::Patient;
 use storage::Store;
 
 /// How often uploads that nothing names are looked for.
@@ -211,9 +204,12 @@ impl Vault {
             proxy_protocol: None,
             handshake_timeout: Duration::from_secs(10),
         };
-        let service = Arc::new(Https {
+        let service = Arc::new(Http {
+            name: "vault",
             router: router(self.shared),
             idle: limits.idle,
+            stalled: limits.idle,
+            answers_refused: false,
             stop: stop.clone(),
         });
         net::serve(
@@ -309,51 +305,5 @@ async fn remove_orphans(store: Arc<Store>, stop: CancellationToken) {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(ORPHANS_EVERY) => {}
         }
-    }
-}
-
-/// HTTP/2 and HTTP/1.1 on accepted connections.
-struct Https {
-    router: axum::Router,
-    idle: Duration,
-    stop: CancellationToken,
-}
-
-impl net::Service for Https {
-    async fn serve(self: Arc<Self>, connection: Connection) {
-        if connection.refused.is_some() {
-            return;
-        }
-        let mut server = auto::Builder::new(TokioExecutor::new());
-        server
-            .http1()
-            .timer(TokioTimer::new())
-            .header_read_timeout(self.idle);
-        // A batch fills one window, so that a sender far away does not wait for updates.
-        server
-            .http2()
-            .timer(TokioTimer::new())
-            .keep_alive_interval(self.idle)
-            .initial_stream_window_size(4 << 20)
-            .initial_connection_window_size(8 << 20)
-            .max_concurrent_streams(64);
-        let service = TowerToHyperService::new(self.router.clone());
-        let stream = TokioIo::new(Patient::new(connection.stream, self.idle));
-        let serving = server.serve_connection(stream, service);
-        tokio::pin!(serving);
-        let ended = tokio::select! {
-            ended = serving.as_mut() => ended,
-            () = self.stop.cancelled() => {
-                serving.as_mut().graceful_shutdown();
-                serving.await
-            }
-        };
-        if let Err(error) = ended {
-            tracing::debug!(peer = ?connection.peer, %error, "vault: connection ended");
-        }
-    }
-
-    fn failed(&self, peer: &Peer, reason: &'static str, cause: &dyn std::fmt::Display) {
-        tracing::info!(?peer, reason, %cause, "vault: no session");
     }
 }

@@ -8,7 +8,7 @@ use std::{
 use askama::Template;
 use axum::{
     Form,
-    extract::{Request, State as Of},
+    extract::{FromRequest, Request, State as Of},
     http::{HeaderMap, StatusCode, header},
     middleware::Next,
     response::{IntoResponse, Redirect, Response},
@@ -104,7 +104,13 @@ pub(super) struct Given {
     token: String,
 }
 
-pub(super) async fn enter(Of(state): Of<State>, Form(given): Form<Given>) -> Response {
+pub(super) async fn enter(Of(state): Of<State>, request: Request) -> Response {
+    let reading = Form::<Given>::from_request(request, &());
+    let given = match tokio::time::timeout(state.limits.idle, reading).await {
+        Ok(Ok(Form(given))) => given,
+        Ok(Err(refused)) => return refused.into_response(),
+        Err(_) => return StatusCode::REQUEST_TIMEOUT.into_response(),
+    };
     let scope = state.tokens.scope(&given.token);
     if !scope.is_some_and(|scope| scope.read) {
         let page = render(&Page { failed: true });
