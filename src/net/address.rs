@@ -1,13 +1,15 @@
 //! Where to listen and where to connect: `host:port` or `unix:/path`, as Postfix and the configuration write it.
 //!
-//! A host name is resolved at each connect, so a next hop may move; every address it has is tried in turn.
+//! A host name is resolved at each connect, so a next hop may move. Every address it has is tried, in the resolver's order,
+//! and one that does not answer holds the next up for a moment only.
 
-use std::{fmt, io, path::PathBuf, str::FromStr, time::Duration};
+use std::{fmt, io, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use tokio::{
     net::{TcpStream, UnixStream, lookup_host},
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use super::{Listener, Socket, socket::tune};
@@ -32,6 +34,9 @@ pub struct BadAddress {
 /// The longest path that fits `sockaddr_un` on Linux, with its NUL.
 const UNIX_PATH_BYTES_MAX: usize = 107;
 
+/// How long an address may take before the next one is tried beside it.
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+
 impl Address {
     /// Connects within `limit`, which covers the resolver and every address of the host.
     pub async fn connect(&self, limit: Duration) -> io::Result<Socket> {
@@ -49,19 +54,9 @@ impl Address {
             Self::Unix(path) => return UnixStream::connect(path).await.map(Socket::from),
             Self::Tcp { host, port } => (host.as_str(), *port),
         };
-        let mut last = None;
-        for address in lookup_host((host, port)).await? {
-            match TcpStream::connect(address).await {
-                Ok(stream) => {
-                    tune(socket2::SockRef::from(&stream))?;
-                    return Ok(Socket::from(stream));
-                }
-                Err(error) => last = Some(error),
-            }
-        }
-        Err(last.unwrap_or_else(|| {
-            io::Error::new(io::ErrorKind::NotFound, "the host name has no address")
-        }))
+        let stream = first_of(lookup_host((host, port)).await?).await?;
+        tune(socket2::SockRef::from(&stream))?;
+        Ok(Socket::from(stream))
     }
 
     /// Listens here. `socket_mode` is the permission of a unix socket (0o666 where none is given: whoever may enter
@@ -89,6 +84,26 @@ impl Address {
         match self {
             Self::Tcp { host, .. } => Some(host),
             Self::Unix(_) => None,
+        }
+    }
+}
+
+/// The first connection that stands. Each attempt goes on beside those begun after it; the next begins once one has
+/// failed, or after a moment (RFC 8305 section 5).
+async fn first_of(addresses: impl Iterator<Item = SocketAddr>) -> io::Result<TcpStream> {
+    let mut addresses = addresses.fuse().peekable();
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
+    let mut attempts = FuturesUnordered::new();
+    loop {
+        attempts.extend(addresses.next().map(TcpStream::connect));
+        let more = addresses.peek().is_some();
+        tokio::select! {
+            ended = attempts.next() => match ended {
+                Some(Ok(stream)) => return Ok(stream),
+                Some(Err(error)) => last = error,
+                None => return Err(last),
+            },
+            () = sleep(ATTEMPT_DELAY), if more => {}
         }
     }
 }
@@ -150,7 +165,69 @@ impl<'de> Deserialize<'de> for Address {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
+    use socket2::{Domain, Type};
+
     use super::*;
+
+    fn listening() -> (TcpListener, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        (listener, address)
+    }
+
+    /// An address that answers no connection: what waits to be accepted there fills its queue. It ends with the guards.
+    async fn black_hole() -> (socket2::Socket, Vec<TcpStream>, SocketAddr) {
+        let hole = socket2::Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        hole.bind(&any.into()).unwrap();
+        hole.listen(0).unwrap();
+        let address = hole.local_addr().unwrap().as_socket().unwrap();
+        let mut waiting = Vec::new();
+        let soon = Duration::from_millis(200);
+        while let Ok(connected) = timeout(soon, TcpStream::connect(address)).await {
+            waiting.push(connected.unwrap());
+            assert!(waiting.len() < 100, "the queue never filled");
+        }
+        (hole, waiting, address)
+    }
+
+    #[tokio::test]
+    async fn an_address_that_does_not_answer_holds_nothing_up() {
+        let (_hole, _waiting, silent) = black_hole().await;
+        let (_listener, live) = listening();
+        let refusing = listening().1;
+        let long = Duration::from_secs(60);
+        let addresses = [refusing, silent, silent, refusing, live];
+        let connected = timeout(long, first_of(addresses.into_iter())).await;
+        let connected = connected.expect("not held up").expect("connected");
+        assert_eq!(connected.peer_addr().unwrap(), live);
+    }
+
+    #[tokio::test]
+    async fn an_address_that_does_not_answer_may_still_do_so() {
+        let (hole, waiting, silent) = black_hole().await;
+        let refusing = listening().1;
+        let connecting = tokio::spawn(first_of([silent, refusing].into_iter()));
+        tokio::task::yield_now().await;
+        drop(waiting);
+        hole.set_nonblocking(true).unwrap();
+        while hole.accept().is_ok() {}
+        let connected = connecting.await.unwrap().expect("connected");
+        assert_eq!(connected.peer_addr().unwrap(), silent);
+    }
+
+    #[tokio::test]
+    async fn where_nobody_listens_the_last_error_is_told() {
+        let refusing = listening().1;
+        let error = first_of([refusing, refusing].into_iter())
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+        let error = first_of([].into_iter()).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
 
     #[test]
     fn an_address_is_written_as_it_is_read() {
