@@ -72,6 +72,9 @@ mod postfix_deploy;
 /// SMTP implementations that nobody here wrote, as client and as next hop.
 mod interop_smtp;
 
+/// False ends and odd command lines before real servers: no more comes out behind than was captured.
+mod smuggling;
+
 /// AUTH by clients and servers that nobody here wrote: the name is kept, the secret is not.
 mod interop_auth;
 

@@ -77,6 +77,12 @@ impl SmtpClient {
         Ok(client)
     }
 
+    /// How long a reply may take before the wait for it is an error.
+    pub fn set_patience(&mut self, limit: Duration) {
+        let set = self.stream.set_read_timeout(Some(limit));
+        set.expect("a limit above zero");
+    }
+
     /// Sends bytes as they are.
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.write_all(bytes)
