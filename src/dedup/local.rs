@@ -95,15 +95,11 @@ impl Dedup {
         )?;
         let shared = Arc::new(Shared::new(store, options.cached_entries_max, metrics)?);
         // The snapshot is taken here, before the first claim: what comes later counts itself.
-        // That of an empty database would show it all the same, and there is nothing to scan.
-        let mut keys = shared.store.keys().peekable();
-        let keys = keys.peek().is_some().then_some(keys);
+        let keys = shared.store.keys();
         let (writing, scanning) = (Arc::clone(&shared), Arc::clone(&shared));
         let threads = vec![
             spawn("dedup-writer", move || writer::run(&writing))?,
-            spawn("dedup-scan", move || {
-                scanning.fill_filter(keys.into_iter().flatten())
-            })?,
+            spawn("dedup-scan", move || scanning.fill_filter(keys))?,
         ];
         Ok(Self {
             open: Arc::new(Open {

@@ -169,10 +169,14 @@ impl Store {
     /// Every copy's key, of a snapshot taken now.
     pub(super) fn keys(&self) -> impl Iterator<Item = Result<Key, DedupError>> + Send + use<> {
         let copies = 1u32.to_be_bytes()..;
-        self.map.range(copies).filter_map(|row| match row.key() {
+        let keys = self.map.range(copies).filter_map(|row| match row.key() {
             Ok(key) => (&*key).try_into().ok().map(|key| Ok(Key(key))),
             Err(error) => Some(Err(unreadable("read the keys", &error))),
-        })
+        });
+        // The snapshot of an empty database shows what comes later all the same.
+        let mut keys = keys.peekable();
+        let some = keys.peek().is_some().then_some(keys);
+        some.into_iter().flatten()
     }
 
     /// The keys of one target.
@@ -393,6 +397,18 @@ mod tests {
         assert_eq!(store.copies_at(2).count(), 0);
         assert_eq!(store.copy(&key(7)).unwrap(), Some(copy(7)));
         assert_eq!(store.copy(&key(ENTRIES)).unwrap(), None);
+    }
+
+    #[test]
+    fn keys_are_those_of_the_moment_however_late_they_are_read() {
+        let dir = TempDir::new().unwrap();
+        let store = Store::open(&dir.path().join("map"), SMALL).unwrap();
+        for n in 0..3 {
+            let keys = store.keys();
+            let put = Change::Put(key(n), encode(&copy(n)));
+            store.write(vec![put]).unwrap();
+            assert_eq!(keys.map(Result::unwrap).count() as u64, n);
+        }
     }
 
     /// One byte of one file is wrong: the map is set aside, or says that it cannot read, or has lost entries; it never
