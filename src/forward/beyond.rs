@@ -2,7 +2,8 @@
 //! that others put where ours goes.
 //!
 //! The map is read before and, where something is found, after the target: a copy that came meanwhile is known. One that
-//! is sent and not yet confirmed may be named; it is known the next time. Memory: sixteen bytes a copy that the map knows.
+//! is sent and not yet confirmed may be named; it is known the next time. Memory: sixteen bytes a copy that the map knows,
+//! eight a stranger that is only counted.
 
 use std::{
     collections::HashSet,
@@ -38,19 +39,15 @@ pub(super) async fn beyond(
             None => known.insert(ids(dedup, target, &keys).await),
         };
         for id in page {
-            if known.contains(&keys.hash_one(&id)) {
-                continue;
-            }
-            match found.named.len() < NAMED_MAX {
-                true => found.named.push(id),
-                false => found.more += 1,
+            let hash = keys.hash_one(&id);
+            if !known.contains(&hash) {
+                found.add(id, hash);
             }
         }
     }
     if !found.named.is_empty() {
         dedup.flush().await;
-        let known = ids(dedup, target, &keys).await;
-        found.named.retain(|id| !known.contains(&keys.hash_one(id)));
+        found.retain(&ids(dedup, target, &keys).await);
     }
     Ok(Some(found))
 }
@@ -58,9 +55,31 @@ pub(super) async fn beyond(
 /// E-mails at the target that nobody here knows.
 #[derive(Debug, Default)]
 pub(super) struct Strangers {
-    /// Their ids, as far as they are named.
-    pub named: Vec<String>,
-    pub more: u64,
+    /// Their ids, as far as they are named, and their hashes.
+    named: Vec<(String, u64)>,
+    /// The hashes of the rest.
+    more: Vec<u64>,
+}
+
+impl Strangers {
+    fn add(&mut self, id: String, hash: u64) {
+        match self.named.len() < NAMED_MAX {
+            true => self.named.push((id, hash)),
+            false => self.more.push(hash),
+        }
+    }
+
+    /// Leaves out what is known by now.
+    fn retain(&mut self, known: &HashSet<u64>) {
+        self.named.retain(|(_, hash)| !known.contains(hash));
+        self.more.retain(|hash| !known.contains(hash));
+    }
+
+    /// The named ones, and how many there are beside them.
+    pub(super) fn into_parts(self) -> (impl Iterator<Item = String>, u64) {
+        let more = self.more.len() as u64;
+        (self.named.into_iter().map(|(id, _)| id), more)
+    }
 }
 
 /// The target's ids in the map, as hashes.
@@ -73,4 +92,24 @@ async fn ids(dedup: &Dedup, target: &str, keys: &RandomState) -> HashSet<u64> {
             .collect()
     });
     read.await.unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_known_by_the_second_look_is_neither_named_nor_counted() {
+        let total = NAMED_MAX as u64 + 100;
+        let mut found = Strangers::default();
+        for hash in 0..total {
+            found.add(hash.to_string(), hash);
+        }
+        // Copies that were on their way when the target was listed.
+        found.retain(&[3, total - 2, total - 1].into());
+        let (named, more) = found.into_parts();
+        let named: Vec<String> = named.collect();
+        assert_eq!((named.len(), more), (NAMED_MAX - 1, 98));
+        assert!(!named.contains(&"3".to_owned()));
+    }
 }

@@ -94,10 +94,11 @@ pub async fn reconcile(
     match beyond(dedup, target, store).await {
         Ok(Some(strangers)) => {
             found.listed = true;
-            for remote_id in strangers.named {
+            let (named, more) = strangers.into_parts();
+            for remote_id in named {
                 found.add(Difference::Unknown { remote_id });
             }
-            found.differences += strangers.more;
+            found.differences += more;
         }
         Ok(None) => {}
         // What was found so far is told all the same; "no difference" would be more than we know.
