@@ -26,16 +26,23 @@ pub(super) fn options(data_dir: &std::path::Path) -> Options {
     }
 }
 
+const OUTSIZE: u64 = 17;
+
 pub(super) fn sighting(serial: u64, bytes: u64) -> Sighting {
     let mut random = [0; 10];
     random[2..].copy_from_slice(&serial.to_be_bytes());
     let captured_at = UnixMillis(1_700_000_000_000 + serial);
+    // Now and then one that alone is more than the smallest segment.
+    let session = match serial % 1_000 {
+        OUTSIZE => "s1".repeat(40_000),
+        _ => "s1".into(),
+    };
     Sighting {
         id: CaptureId::from_parts(captured_at, random),
         captured_at,
         frontend: "postfix".into(),
         protocol: Protocol::Smtp,
-        session: "s1".into(),
+        session,
         origin: Origin::Transaction {
             envelope: Envelope {
                 sender: "a@example.org".into(),
@@ -162,7 +169,7 @@ async fn drafts_that_write_at_once_do_not_pass_the_capacity_together() {
         },
         &["vault"],
     );
-    for serial in 1..=20 {
+    for serial in 20..40 {
         capture(&journal, serial, 15_000)
             .await
             .unwrap()

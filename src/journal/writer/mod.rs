@@ -342,6 +342,7 @@ impl Writer {
             self.buffer.resize((end - current.base) as usize, 0);
             let written = current.file.write_at(&self.buffer, current.base);
             self.buffer.clear();
+            self.buffer.shrink_to(2 * BATCH_BYTES);
             written.map_err(failed("write"))?;
             current.base += length;
         }
