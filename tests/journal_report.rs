@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write,
     fs,
+    net::SocketAddr,
     path::Path,
     time::Duration,
 };
@@ -15,7 +16,7 @@ use mailtee::message::{
 };
 use proptest::prelude::*;
 
-use crate::kit::{Archive, Mail, Mailtee, SmtpClient};
+use crate::kit::{Archive, Mail, Mailtee, SmtpClient, wait_until};
 
 /// `tests/cases/journal/NAME.eml` is a report (with bare line feeds, made CRLF here), `NAME.expect` what it says and,
 /// after a blank line, the inner message.
@@ -276,6 +277,66 @@ fn the_journal_endpoint_keeps_the_inner_message_once_and_every_report_as_a_sight
             left.remove(at.unwrap_or_else(|| panic!("no sighting tells of {report:?}")));
         }
     }
+}
+
+/// A report up to where the message inside it would begin, with as much before that as a report may have.
+fn largest_report() -> Vec<u8> {
+    let mut out = b"X-MS-Journal-Report:\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n\
+        --b\r\n\r\nSender: a@example.org\r\nTo: c@example.org\r\n"
+        .to_vec();
+    let line = [b"X-More: ".as_slice(), &[b'x'; 900], b"\r\n"].concat();
+    while out.len() + line.len() < Limits::default().text_bytes_max {
+        out.extend_from_slice(&line);
+    }
+    out
+}
+
+/// Opens a session and sends that much of a report.
+fn begun(server: SocketAddr, report: &[u8]) -> SmtpClient {
+    let mut client = SmtpClient::greeted(server).unwrap();
+    for command in ["MAIL FROM:<>", "RCPT TO:<journal@archive.mailtee.test>"] {
+        assert!(client.command(command).unwrap().is_success());
+    }
+    assert_eq!(client.command("DATA").unwrap().code, 354);
+    client.send(report).unwrap();
+    client
+}
+
+fn ended(mut client: SmtpClient, serial: usize) -> u16 {
+    let inner = format!(
+        "--b\r\nContent-Type: message/rfc822\r\n\r\nSubject: {serial}\r\n\r\nbody\r\n--b--\r\n.\r\n"
+    );
+    client.send(inner.as_bytes()).unwrap();
+    client.reply().unwrap().code
+}
+
+/// Nine that arrive at once hold more than all may hold together, whatever of them is still in the kernel's buffers.
+#[test]
+fn reports_that_hold_too_much_together_hear_451_and_are_taken_later() {
+    let mailtee = Mailtee::filter("nowhere:25")
+        .without("upstream")
+        .without("role")
+        .option("protocol", "\"journal\"")
+        .start();
+    let report = largest_report();
+    let clients: Vec<_> = (0..9).map(|_| begun(mailtee.frontend, &report)).collect();
+    let mut replies = Vec::new();
+    for (serial, client) in clients.into_iter().enumerate() {
+        // Half of them give up in the middle: what they held is free again, too.
+        if serial % 2 == 0 {
+            replies.push(ended(client, serial));
+        }
+    }
+    let refused = replies.iter().filter(|code| **code == 451).count();
+    let taken = replies.iter().filter(|code| **code == 250).count();
+    assert!(refused > 0 && refused + taken == 5, "{replies:?}");
+
+    // As many as fit, at once: nothing is held any more.
+    wait_until(Duration::from_secs(60), "two at once are taken", || {
+        let clients: Vec<_> = (0..2).map(|_| begun(mailtee.frontend, &report)).collect();
+        let replies: Vec<_> = (10..).zip(clients).map(|(n, c)| ended(c, n)).collect();
+        (replies == [250; 2]).then_some(())
+    });
 }
 
 /// Is it the sighting that this report makes?

@@ -183,24 +183,24 @@ fn counted(senders: impl Iterator<Item = String>) -> BTreeMap<String, usize> {
     counts
 }
 
-/// What a server does without mailtee before it.
-struct Alone {
+/// What a server does with false and true ends.
+struct Known {
     /// Messages that come of two with a true end between them, sent without waiting.
     two: usize,
-    /// The same with bare line feeds around the dot is two to it as well: it can be smuggled into.
+    /// Without mailtee before it, two come of one with a dot between bare line feeds.
     smuggles: bool,
 }
 
-fn nothing_comes_out_uncaptured(name: &'static str, lenient: &str, alone: Alone) {
+fn nothing_comes_out_uncaptured(name: &'static str, lenient: &str, known: Known) {
     let sink = Sink::start();
     let server = Peer::set(name)
         .env("NEXT_HOP", sink.address())
         .env("EXTRA_MAIN", lenient)
         .start();
-    for case in &cases("alone")[..if alone.smuggles { 2 } else { 1 }] {
-        play(server.address("SMTP"), case);
+    if known.smuggles {
+        play(server.address("SMTP"), &cases("alone")[1]);
+        sink.wait_for(2);
     }
-    sink.wait_for(alone.two + if alone.smuggles { 2 } else { 0 });
     for role in ["filter", "proxy"] {
         let before = sink.count();
         let mailtee = Mailtee::filter(server.address("SMTP"))
@@ -248,7 +248,7 @@ fn nothing_comes_out_uncaptured(name: &'static str, lenient: &str, alone: Alone)
         let came: usize = arrived.values().sum();
         assert_eq!(came, total, "{name}, {role}");
         // The first end is a true one.
-        assert_eq!(count(&arrived, &tag(role, 0)), alone.two, "{name}, {role}");
+        assert_eq!(count(&arrived, &tag(role, 0)), known.two, "{name}, {role}");
     }
 }
 
@@ -260,7 +260,7 @@ fn no_odd_bytes_smuggle_into_postfix() {
     nothing_comes_out_uncaptured(
         "postfix",
         lenient,
-        Alone {
+        Known {
             two: 2,
             smuggles: true,
         },
@@ -275,7 +275,7 @@ fn no_odd_bytes_smuggle_into_exim() {
     nothing_comes_out_uncaptured(
         "exim",
         lenient,
-        Alone {
+        Known {
             two: 2,
             smuggles: false,
         },
@@ -288,7 +288,7 @@ fn no_odd_bytes_smuggle_into_opensmtpd() {
     nothing_comes_out_uncaptured(
         "opensmtpd",
         "",
-        Alone {
+        Known {
             two: 0,
             smuggles: false,
         },
@@ -300,7 +300,7 @@ fn no_odd_bytes_smuggle_into_sendmail() {
     nothing_comes_out_uncaptured(
         "sendmail",
         "",
-        Alone {
+        Known {
             two: 2,
             smuggles: false,
         },
