@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | [`frontends`] | mail comes in: SMTP, LMTP, journal reports | name a target; parse MIME, but of journal reports |
 //! | [`wire`] | the protocols as pure state machines, bytes in, steps out | touch a socket, a file or a clock |
-//! | [`net`] | accept, TLS, PROXY protocol: the I/O shell | know SMTP |
+//! | [`net`] | accept, TLS, PROXY protocol, HTTP: the I/O shell | know SMTP |
 //! | [`message`] | the vocabulary: envelope, sighting, fingerprint | do I/O |
 //! | [`journal`] | the durable middle; nobody hears 250 before it has synced | know the network |
 //! | [`criteria`] | does this capture go to that target? pure | do I/O |

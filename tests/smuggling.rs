@@ -48,7 +48,7 @@ const ENDS: &[&[u8]] = &[
 
 /// What may stand before, in or behind a command word, or end its line.
 const ODD: &[&[u8]] = &[
-    b"\x0b", b"\x0c", b"\0", b"\t", b" ", b"\r", b"\n", b"\r\r", b"\x1a", b"\x85", b"\xa0",
+    b"\x0b", b"\x0c", b"\0", b"\t", b" ", b"\r", b"\n", b"\x1a", b"\xa0",
 ];
 
 /// How a chunk's size can be written, where nine bytes are meant, or more or fewer.
