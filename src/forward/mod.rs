@@ -37,7 +37,7 @@ pub struct Options {
     /// holds, after four times as many, for one at which the target takes nothing, of which an attempt counts only when
     /// others passed in between.
     pub attempts_to_park: u32,
-    /// How long a batch may wait to fill while others are in flight.
+    /// From the start of a batch that was not full to the next: a stream goes out in batches, a message alone at once.
     pub linger: Duration,
 }
 
@@ -54,7 +54,7 @@ impl Default for Options {
             },
             failures_to_open: 3,
             attempts_to_park: 8,
-            linger: Duration::from_millis(3),
+            linger: Duration::from_millis(200),
         }
     }
 }

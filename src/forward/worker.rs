@@ -54,6 +54,8 @@ pub struct Worker {
     waiting: FuturesUnordered<BoxFuture<'static, Lease>>,
     waiting_bytes: u64,
     in_flight: JoinSet<Done>,
+    /// The next batch waits until then, so that it fills.
+    fills_until: Option<Instant>,
     /// Confirmed, and settled as soon as the dedup map has them on disk.
     pub(super) settling: FuturesUnordered<BoxFuture<'static, ()>>,
 }
@@ -97,6 +99,10 @@ impl Troubles {
     /// Whether it may be this message that makes the target take nothing.
     fn is_suspect(&self, id: CaptureId) -> bool {
         self.0.get(&id).is_some_and(|trouble| trouble.alone > 0)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     fn has_claims(&self) -> bool {
@@ -150,6 +156,7 @@ impl Worker {
             waiting: FuturesUnordered::new(),
             waiting_bytes: 0,
             in_flight: JoinSet::new(),
+            fills_until: None,
             settling: FuturesUnordered::new(),
         }
     }
@@ -234,12 +241,10 @@ impl Worker {
     fn lease(&self) -> BoxFuture<'static, Vec<Lease>> {
         let limits = self.store.batch_limits();
         let queue = self.queue.clone();
-        // Nothing in flight: a message alone goes at once. Otherwise the answer is awaited anyway, and a fuller batch
-        // costs everybody less.
-        let linger = (!self.in_flight.is_empty()).then_some(self.options.linger);
+        let fills_until = self.fills_until;
         Box::pin(async move {
-            if let Some(linger) = linger {
-                tokio::time::sleep(linger).await;
+            if let Some(instant) = fills_until {
+                sleep_until(instant.into()).await;
             }
             queue.lease(limits.count.max(1), limits.bytes).await
         })
@@ -283,6 +288,11 @@ impl Worker {
             if entries.is_empty() {
                 continue;
             }
+            // A batch costs the target a sync and both sides a request, however small it is. Where something failed,
+            // messages go one by one, and each answer is news.
+            let is_full = entries.len() >= count_max || bytes >= limits.bytes;
+            let paced = !is_full && admits == Admits::All && self.troubles.is_empty();
+            self.fills_until = paced.then(|| Instant::now() + self.options.linger);
             self.breaker.sent();
             let store = self.store.clone();
             let trial = admits == Admits::One;
