@@ -65,6 +65,28 @@ async fn what_breaks_the_connection_is_parked_while_others_pass() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_spoils_the_first_batches_of_a_backlog_lets_most_of_the_others_pass_in_a_few_requests()
+{
+    let mut scene = Scene::new().await;
+    for serial in 0..300 {
+        let mail = Mail::plain(serial).bytes;
+        let id = scene.rig.capture(&mail, "u@example.org").await;
+        if serial == 250 {
+            poison(&scene, id, Fault::Status(502, None));
+        }
+    }
+    scene.rig.caught_up().await;
+    scene.start();
+    let rig = &scene.rig;
+    until(DEADLINE, "the others pass", || rig.count("stored") == 299).await;
+    assert_eq!(rig.count("parked"), 0, "it may still be an outage");
+    let posts = scene.faulty.posts();
+    assert!(posts < 70, "{posts} requests");
+    scene.rig.stop().await;
+    assert_eq!(scene.sightings().await, 299);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_held_message_that_failed_does_not_keep_its_double_waiting() {
     let mut scene = Scene::new().await;
     let mail = Mail::plain(1).bytes;

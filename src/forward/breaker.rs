@@ -1,13 +1,14 @@
 //! A target that takes nothing is left alone, then asked carefully. Pure: `now` and randomness are arguments.
 //!
 //! ```text
-//! Closed ──failed──→ Paused ──time──→ Trial (one message) ──passed──→ Closed
+//! Closed ──failed──→ Paused ──time──→ Trial (one message, then two, then four …) ──passed──→ Closed
 //!   ↑                  ↑  │             │failed: a longer pause
 //!   │                  └──┼─────────────┘
 //!   │                     └─time, after `failures_to_open` in a row: down──→ Probing ──ok──→ Trial
 //! ```
 //!
-//! A refusal of our credentials is down at once: only a probe can tell that it ended.
+//! A refusal of our credentials is down at once: only a probe can tell that it ended. Trials grow because the fault may be
+//! one message's in the batch: those before it pass in a few pauses, not in one each, until it stands alone.
 
 use std::time::{Duration, Instant};
 
@@ -21,16 +22,27 @@ enum State {
     },
     Probing,
     /// `sent`: its one message is on its way.
+    /// One batch at a time, of so many messages; `sent`: it is on its way.
     Trial {
+        count: usize,
         sent: bool,
     },
 }
+
+const FIRST_TRIAL: State = State::Trial {
+    count: 1,
+    sent: false,
+};
+
+/// A trial of more messages is as good as none.
+const TRIAL_MAX: usize = 256;
 
 /// How much may go now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Admits {
     All,
-    One,
+    /// One batch of so many messages at most.
+    Batch(usize),
     Nothing,
     /// Nothing; ask the target whether it is there, and tell what it said.
     Probe,
@@ -71,7 +83,7 @@ impl Breaker {
         {
             self.state = match self.down {
                 true => State::Probing,
-                false => State::Trial { sent: false },
+                false => FIRST_TRIAL,
             };
             if self.down {
                 return Admits::Probe;
@@ -79,8 +91,10 @@ impl Breaker {
         }
         match self.state {
             State::Closed => Admits::All,
-            State::Trial { sent: false } => Admits::One,
-            State::Trial { sent: true } | State::Probing | State::Paused { .. } => Admits::Nothing,
+            State::Trial { count, sent: false } => Admits::Batch(count),
+            State::Trial { sent: true, .. } | State::Probing | State::Paused { .. } => {
+                Admits::Nothing
+            }
         }
     }
 
@@ -92,32 +106,37 @@ impl Breaker {
         }
     }
 
-    /// A trial's message is on its way.
+    /// A trial is on its way.
     pub(super) fn sent(&mut self) {
-        if let State::Trial { sent } = &mut self.state {
+        if let State::Trial { sent, .. } = &mut self.state {
             *sent = true;
         }
     }
 
     /// A trial ended without telling anything of the target.
     pub(super) fn trial_again(&mut self) {
-        if let State::Trial { sent } = &mut self.state {
+        if let State::Trial { sent, .. } = &mut self.state {
             *sent = false;
         }
     }
 
     pub(super) fn succeeded(&mut self) {
-        // A success that was sent before the pause says nothing about after it.
-        if !matches!(self.state, State::Paused { .. } | State::Probing) {
-            self.state = State::Closed;
-            self.failures = 0;
-            self.down = false;
-        }
+        self.state = match self.state {
+            // A success that was sent before the pause says nothing about after it.
+            State::Paused { .. } | State::Probing => return,
+            State::Trial { count, .. } if count < TRIAL_MAX => State::Trial {
+                count: 2 * count,
+                sent: false,
+            },
+            State::Trial { .. } | State::Closed => State::Closed,
+        };
+        self.failures = 0;
+        self.down = false;
     }
 
     pub(super) fn probed(&mut self) {
         if self.state == State::Probing {
-            self.state = State::Trial { sent: false };
+            self.state = FIRST_TRIAL;
         }
     }
 
@@ -168,11 +187,40 @@ mod tests {
         breaker.failed(start, start, None, false, 1.0);
         assert_eq!(breaker.admits(start), Admits::Nothing);
         assert_eq!(breaker.wakes_at(), Some(start + SECOND));
-        assert_eq!(breaker.admits(start + SECOND), Admits::One);
-        breaker.sent();
-        assert_eq!(breaker.admits(start + SECOND), Admits::Nothing);
-        breaker.succeeded();
+        for count in [1, 2, 4, 8, 16, 32, 64, 128, 256] {
+            assert_eq!(breaker.admits(start + SECOND), Admits::Batch(count));
+            breaker.sent();
+            assert_eq!(breaker.admits(start + SECOND), Admits::Nothing);
+            breaker.succeeded();
+        }
         assert_eq!(breaker.admits(start + SECOND), Admits::All);
+        assert!(breaker.is_up());
+    }
+
+    #[test]
+    fn one_message_at_which_every_batch_fails_stands_alone_after_a_few_pauses() {
+        let (mut breaker, mut now) = breaker();
+        let (mut before, mut pauses) = (1_300, 0);
+        loop {
+            let sent_at = now;
+            let count = match breaker.admits(now) {
+                Admits::All => 500,
+                Admits::Batch(count) => count,
+                other => panic!("{other:?} after {pauses} pauses"),
+            };
+            breaker.sent();
+            if count <= before {
+                before -= count;
+                breaker.succeeded();
+            } else if count == 1 {
+                break;
+            } else {
+                breaker.failed(sent_at, now, None, false, 1.0);
+                pauses += 1;
+                now += 10 * SECOND;
+            }
+        }
+        assert!(pauses <= 12, "{pauses} pauses");
         assert!(breaker.is_up());
     }
 
@@ -197,7 +245,7 @@ mod tests {
         assert_eq!(breaker.admits(now), Admits::Probe);
         assert_eq!(breaker.admits(now), Admits::Nothing);
         breaker.probed();
-        assert_eq!(breaker.admits(now), Admits::One);
+        assert_eq!(breaker.admits(now), Admits::Batch(1));
         assert!(!breaker.is_up(), "up only when a message passed");
         breaker.sent();
         breaker.succeeded();
@@ -218,6 +266,6 @@ mod tests {
         breaker.failed(now, now, Some(100 * SECOND), false, 0.0);
         breaker.succeeded();
         assert_eq!(breaker.admits(now + 99 * SECOND), Admits::Nothing);
-        assert_eq!(breaker.admits(now + 100 * SECOND), Admits::One);
+        assert_eq!(breaker.admits(now + 100 * SECOND), Admits::Batch(1));
     }
 }

@@ -208,7 +208,7 @@ impl Worker {
                     probing = None;
                     self.probed(probed);
                 }
-                _ = sweep.tick(), if admits == Admits::All && self.troubles.has_claims() => {
+                _ = sweep.tick(), if matches!(admits, Admits::All | Admits::Batch(2..)) && self.troubles.has_claims() => {
                     self.troubles.give_up_claims(Instant::now(), patience);
                 }
                 () = sleep_until(woken.unwrap_or_else(Instant::now).into()), if woken.is_some() => {}
@@ -233,7 +233,7 @@ impl Worker {
     fn has_room(&self, admits: Admits) -> bool {
         match admits {
             Admits::All => self.in_flight.len() < self.store.batch_limits().in_flight.max(1),
-            Admits::One => true,
+            Admits::Batch(_) => true,
             Admits::Nothing | Admits::Probe => false,
         }
     }
@@ -255,7 +255,7 @@ impl Worker {
         while !self.ready.is_empty() && self.has_room(admits) {
             let limits = self.store.batch_limits();
             let count_max = match admits {
-                Admits::One => 1,
+                Admits::Batch(count) => count.min(limits.count.max(1)),
                 _ => limits.count.max(1),
             };
             let (mut entries, mut batch, mut bytes) = (Vec::new(), Vec::new(), 0);
@@ -295,7 +295,7 @@ impl Worker {
             self.fills_until = paced.then(|| Instant::now() + self.options.linger);
             self.breaker.sent();
             let store = self.store.clone();
-            let trial = admits == Admits::One;
+            let trial = admits == Admits::Batch(1);
             self.in_flight.spawn(async move {
                 let sent_at = Instant::now();
                 let results = store.put(&batch).await;
@@ -307,7 +307,7 @@ impl Worker {
                     trial,
                 }
             });
-            if trial {
+            if matches!(admits, Admits::Batch(_)) {
                 return;
             }
         }
