@@ -66,7 +66,6 @@ class Peer:
 
     def stop(self):
         run([self.script, "stop", self.dir], "control")
-        shutil.rmtree(self.dir, ignore_errors=True)
 
 
 class Sink(Peer):
@@ -138,7 +137,6 @@ class Mailtee:
             self.process.kill()
             self.process.wait()
         self.log.close()
-        shutil.rmtree(self.dir, ignore_errors=True)
 
 
 class Link:
