@@ -136,6 +136,14 @@ impl Front {
         })
     }
 
+    /// Waits until the journal has done what it was asked for, and what came of that.
+    pub(crate) fn caught_up(&self) {
+        for _ in 0..2 {
+            let targets = [TARGET.to_owned()];
+            self.journal.set_targets(&targets, &[]).expect("it is open");
+        }
+    }
+
     pub(crate) fn waiting(&self) -> u64 {
         self.journal.queue(TARGET).waiting()
     }

@@ -336,6 +336,23 @@ fn a_full_journal_lets_mail_flow_where_that_was_chosen() {
 }
 
 #[test]
+fn a_copy_that_is_synced_too_late_is_discarded_unless_the_message_went_on() {
+    for (policy, kept) in [(OnCaptureFailure::Tempfail, 0), (OnCaptureFailure::Pass, 1)] {
+        let next_hop = Sink::start();
+        let mut options = filter(next_hop.address());
+        options.on_capture_failure = policy;
+        options.limits.capture = Duration::ZERO;
+        let front = Front::start(options);
+        let mut client = SmtpClient::greeted(front.address).unwrap();
+        let reply = client.mail(&Mail::plain(1)).unwrap();
+        assert_eq!(reply.is_success(), kept == 1, "{}", reply.text());
+        front.caught_up();
+        assert_eq!(front.waiting(), kept);
+        assert_eq!(next_hop.count() as u64, kept);
+    }
+}
+
+#[test]
 fn mail_flows_and_is_copied_with_pass_as_well() {
     let next_hop = Sink::start();
     let mut options = filter(next_hop.address());

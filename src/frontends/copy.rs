@@ -9,7 +9,7 @@ use crate::{
         CaptureId, Fidelity, Fingerprinter, Origin, Protocol, Sighting, UnixMillis,
         journal_report::ReportError,
     },
-    wire::smtp::relay::Ended,
+    wire::smtp::{Role, relay::Ended},
 };
 
 /// One message on its way into the journal.
@@ -112,6 +112,10 @@ impl Copy {
             bytes: part.bytes,
             fingerprint: part.fingerprinter.finish(),
         };
+        if front.rules.hold_end || front.options.role == Role::Journal {
+            // The next hop hears the end, or the client its 250, only after this: out of time, nobody has the message.
+            part.draft.discard_unheard();
+        }
         part.draft.commit(&sighting).await
     }
 }
