@@ -1,7 +1,7 @@
 //! One connection to the next hop for the sessions of our own mail server, one after another; and when it is not kept.
 
 use std::{
-    net::SocketAddr,
+    net::{SocketAddr, TcpListener},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -102,6 +102,7 @@ fn a_next_hop_that_was_restarted_is_connected_anew() {
     session(&front, &Mail::plain(1));
     wait_left(&front);
     drop(next_hop);
+    front.wait("the port is free", |_| TcpListener::bind(address).is_ok());
     let next_hop = Sink::start_at(address);
     session(&front, &Mail::plain(2));
     assert_eq!(next_hop.wait_for(1)[0].bytes, Mail::plain(2).bytes);

@@ -138,7 +138,7 @@ pub(super) fn failed(step: &'static str) -> impl FnOnce(io::Error) -> JournalErr
 }
 
 /// How long what nobody waits for may wait for company before it is written …
-const LINGER: Duration = Duration::from_millis(2);
+const LINGER: Duration = Duration::from_millis(10);
 /// … and how much of it.
 const LINGER_OPS_MAX: usize = 1024;
 

@@ -20,6 +20,9 @@ enum Mechanism {
     LoginNamed,
     /// `XOAUTH2` and `OAUTHBEARER`.
     Bearer,
+    CramMd5,
+    /// Any `SCRAM-`, without channel binding or with.
+    Scram,
     Other,
 }
 
@@ -38,6 +41,8 @@ impl AuthWatch {
             b"PLAIN" => Mechanism::Plain,
             b"LOGIN" => Mechanism::Login,
             b"XOAUTH2" | b"OAUTHBEARER" => Mechanism::Bearer,
+            b"CRAM-MD5" => Mechanism::CramMd5,
+            name if name.starts_with(b"SCRAM-") => Mechanism::Scram,
             _ => Mechanism::Other,
         };
         let mut this = Self {
@@ -70,6 +75,19 @@ impl AuthWatch {
                 .split(|b| matches!(b, 1 | b','))
                 .find_map(|part| part.strip_prefix(b"user=").or(part.strip_prefix(b"a=")))
                 .map(<[u8]>::to_vec),
+            // NAME digest (RFC 2195 section 2)
+            Mechanism::CramMd5 => {
+                let space = memchr::memrchr(b' ', &decoded);
+                space.map(|space| decoded[..space].to_vec())
+            }
+            // n,,n=NAME,r=nonce, and only in the first answer (RFC 5802 section 7)
+            Mechanism::Scram => {
+                self.mechanism = Mechanism::Other;
+                let mut parts = decoded.split(|b| *b == b',');
+                parts
+                    .find_map(|part| part.strip_prefix(b"n="))
+                    .map(scram_name)
+            }
             Mechanism::LoginNamed | Mechanism::Other => None,
         };
         self.login = name.filter(|n| !n.is_empty()).map(WireText::from);
@@ -79,6 +97,22 @@ impl AuthWatch {
     pub fn into_login(self) -> Option<WireText> {
         self.login
     }
+}
+
+/// A name in which `,` and `=` were written as `=2C` and `=3D` (RFC 5802 section 5.1).
+fn scram_name(written: &[u8]) -> Vec<u8> {
+    let mut name = Vec::with_capacity(written.len());
+    let mut rest = written;
+    while let Some((&byte, tail)) = rest.split_first() {
+        let (byte, tail) = match (byte, tail) {
+            (b'=', [b'2', b'C', tail @ ..]) => (b',', tail),
+            (b'=', [b'3', b'D', tail @ ..]) => (b'=', tail),
+            _ => (byte, tail),
+        };
+        name.push(byte);
+        rest = tail;
+    }
+    name
 }
 
 #[cfg(test)]
@@ -118,7 +152,11 @@ mod tests {
             login("OAUTHBEARER", &[bearer]).as_deref(),
             Some("anna@example.org")
         );
-        assert_eq!(login("CRAM-MD5", &[b"anna 0123"]), None);
+        let digest = b"anna berg 3f0a";
+        assert_eq!(login("CRAM-MD5", &[digest]).as_deref(), Some("anna berg"));
+        let scram = [&b"n,,n=a=2Cb=3D,r=nonce"[..], b"c=biws,r=n=x,p=proof"];
+        assert_eq!(login("SCRAM-SHA-256", &scram).as_deref(), Some("a,b="));
+        assert_eq!(login("GSSAPI", &[b"anna 0123"]), None);
         assert_eq!(login("PLAIN =", &[b"nonsense"]), None);
     }
 }
