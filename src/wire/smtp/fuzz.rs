@@ -33,7 +33,8 @@ impl fmt::Debug for Outcome {
     }
 }
 
-/// Lets a client say `input`, in pieces of `step` bytes.
+/// Lets a client say `input`, in pieces of `step` bytes. Where a session leaves its connection to the next hop, what
+/// follows is said in another one on it.
 pub fn session(role: Role, input: &[u8], step: usize) -> Outcome {
     let rules = Rules {
         dialect: Dialect::Smtp,
@@ -42,13 +43,15 @@ pub fn session(role: Role, input: &[u8], step: usize) -> Outcome {
         hold_end: true,
         starttls: false,
         upstream_starttls: false,
-        keep_upstream: false,
+        keep_upstream: role == Role::Filter,
         tell_client: TellClient::No,
         line_bytes_max: 1024,
         recipients_max: 10,
         message_bytes_max: 0,
     };
-    let mut relay = Relay::new(Arc::new(rules), Client::default(), true, false);
+    let rules = Arc::new(rules);
+    let begin = || Relay::new(rules.clone(), Client::default(), true, false);
+    let mut relay = begin();
     let mut next_hop = Some(Server::new(Dialect::Smtp, "next.example").keeping_content());
     let (mut outcome, mut copy, mut ended) = (Outcome::default(), Vec::new(), None);
     let mut unread = Vec::new();
@@ -86,6 +89,11 @@ pub fn session(role: Role, input: &[u8], step: usize) -> Outcome {
                 Some(Step::DropUpstream) => next_hop = None,
                 Some(_) => {}
                 None if moved => {}
+                None if relay.is_closing() && !unread.is_empty() => {
+                    let Some(kept) = relay.leave() else { break };
+                    relay = begin();
+                    relay.resume(kept);
+                }
                 None => break,
             }
         }
