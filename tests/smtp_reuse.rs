@@ -128,28 +128,18 @@ fn a_next_hop_that_refused_something_is_connected_anew() {
 }
 
 #[test]
-fn strangers_have_a_connection_each() {
-    let next_hop = Sink::start();
-    let mut options = patient(next_hop.address());
-    options.role = Role::Proxy;
-    let front = Front::start(options);
-    for serial in 0..2 {
-        session(&front, &Mail::plain(serial));
-        wait_left(&front);
+fn strangers_have_a_connection_each_and_zero_keeps_none() {
+    for (role, idle) in [(Role::Proxy, 600), (Role::Filter, 0)] {
+        let next_hop = Sink::start();
+        let mut options = filter(next_hop.address());
+        options.role = role;
+        options.limits.upstream_idle = Duration::from_secs(idle);
+        let front = Front::start(options);
+        for serial in 0..2 {
+            session(&front, &Mail::plain(serial));
+            wait_left(&front);
+        }
+        assert_eq!(connections(&front, "new"), 2, "{role:?}");
+        assert_eq!(connections(&front, "reused"), 0, "{role:?}");
     }
-    assert_eq!(connections(&front, "new"), 2);
-    assert_eq!(connections(&front, "reused"), 0);
-}
-
-#[test]
-fn zero_keeps_none() {
-    let next_hop = Sink::start();
-    let mut options = filter(next_hop.address());
-    options.limits.upstream_idle = Duration::ZERO;
-    let front = Front::start(options);
-    for serial in 0..2 {
-        session(&front, &Mail::plain(serial));
-        wait_left(&front);
-    }
-    assert_eq!(connections(&front, "new"), 2);
 }

@@ -169,15 +169,6 @@ impl Relay {
         if let Some(Awaited::LastChunk(n)) = self.awaited.front_mut() {
             *n = replies;
         }
-        if !self.content.copying {
-            self.pass_end();
-            self.content = Content::default();
-            return;
-        }
-        if !self.rules.hold_end {
-            self.pass_end();
-        }
-        self.suspended = true;
-        self.steps.push_back(Step::EndCopy);
+        self.sync_copy();
     }
 }

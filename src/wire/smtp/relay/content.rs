@@ -158,6 +158,11 @@ impl Relay {
             return;
         }
         self.held_end.extend_from_slice(b".\r\n");
+        self.sync_copy();
+    }
+
+    /// The content is whole, and `held_end` is its end: it goes on at once, or behind the sync of the copy.
+    pub(super) fn sync_copy(&mut self) {
         if !self.content.copying {
             self.pass_end();
             self.content = Content::default();
