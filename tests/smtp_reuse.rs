@@ -10,7 +10,7 @@ use mailtee::wire::smtp::Role;
 
 use crate::{
     kit::{
-        Mail, Sink, SmtpClient,
+        Mail, Peer, Sink, SmtpClient,
         sink::{Answer, Moment},
     },
     smtp_rig::{Front, filter},
@@ -125,6 +125,21 @@ fn a_next_hop_that_refused_something_is_connected_anew() {
     }
     assert_eq!(connections(&front, "new"), 2);
     assert_eq!(connections(&front, "reused"), 0);
+}
+
+/// OpenSMTPD takes a hundred messages of one session; the limit is meant for each of ours, not for all together.
+#[test]
+fn no_session_hears_that_others_before_it_sent_too_much() {
+    let sink = Sink::start();
+    let server = Peer::set("opensmtpd")
+        .env("NEXT_HOP", sink.address())
+        .start();
+    let front = Front::start(patient(server.address("SMTP")));
+    for serial in 0..110 {
+        session(&front, &Mail::plain(serial));
+        wait_left(&front);
+    }
+    assert!(connections(&front, "reused") > 100);
 }
 
 #[test]

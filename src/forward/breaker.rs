@@ -21,7 +21,6 @@ enum State {
         until: Instant,
     },
     Probing,
-    /// `sent`: its one message is on its way.
     /// One batch at a time, of so many messages; `sent`: it is on its way.
     Trial {
         count: usize,

@@ -1,8 +1,9 @@
 //! Where mail comes in: SMTP and LMTP in front of a next hop, and the journal endpoint that has none.
 //!
 //! The talk itself is [`crate::wire::smtp::Relay`]; here bytes are carried between it and the sockets (`pump`), its steps
-//! are carried out (`session`), the copy goes into the journal (`copy`). A front end never names a target, and
-//! parses no MIME but journal reports (`reports`). One session's fault, a panic included, ends that session alone.
+//! are carried out (`session`), and the copy goes into the journal (`copy`). Connections to the next hop may outlive their
+//! session (`upstream`). A front end never names a target, and parses no MIME but journal reports (`reports`). One
+//! session's fault, a panic included, ends that session alone.
 
 mod arrival;
 mod copy;

@@ -128,11 +128,14 @@ impl Waiting {
         let now = Instant::now();
         loop {
             let idle = self.idle.lock().pop_back()?;
-            if now < idle.expires && idle.stream.peek() == Peek::Silent {
+            if idle.stream.peek() != Peek::Silent {
+                // It ended, or says why it is about to.
+                count(front, "stale");
+            } else if idle.expires <= now || now.duration_since(idle.since) >= REUSE_MAX {
+                tokio::spawn(goodbye(idle.stream));
+            } else {
                 return Some(idle);
             }
-            // It ended, or says why it is about to.
-            count(front, "stale");
         }
     }
 

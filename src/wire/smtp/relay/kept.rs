@@ -1,22 +1,28 @@
 //! A connection to the next hop that outlives its session, as Postfix keeps its own: the next session of our own mail
 //! server then needs no connect, no greeting and no EHLO.
 //!
-//! It is left only by a session that said nothing but mail on it and heard no refusal, for a next hop counts errors and
-//! slows down whoever makes many; and only between messages, where XFORWARD's words are forgotten too. Whatever else was
-//! said (AUTH, XCLIENT, what we do not know) is the session's own, and its QUIT goes to the next hop.
+//! It is left only by a session that said nothing but mail on it and heard no refusal, for a next hop counts errors, and
+//! commands that bring no mail, and slows down whoever makes many (Sendmail doubles its delay from the third EHLO on); and
+//! only between messages, where XFORWARD's words are forgotten too. Whatever else was said (AUTH, XCLIENT, a second EHLO,
+//! what we do not know) is the session's own, and its QUIT goes to the next hop.
 
 use super::*;
 
 /// Longer ones are not kept; the longest domain name has 255.
 const HELLO_BYTES_MAX: usize = 512;
+/// After so many transactions it is left to nobody: OpenSMTPD refuses the hundred and first of a session, and the next
+/// session may bring more than one.
+const TRANSACTIONS_MAX: u32 = 50;
 
 /// What the next session needs to know of the connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Kept {
     greeting: Vec<u8>,
-    /// The latest EHLO, LHLO or HELO, without its line end, and the next hop's reply. Empty before the first.
+    /// The one EHLO, LHLO or HELO, without its line end, and the next hop's reply. Empty before it.
     hello: Vec<u8>,
     hello_reply: Vec<u8>,
+    /// Begun on it, by all its sessions.
+    transactions: u32,
 }
 
 impl Relay {
@@ -38,7 +44,7 @@ impl Relay {
     pub(super) fn may_leave(&self) -> bool {
         self.kept
             .as_ref()
-            .is_some_and(|kept| !kept.hello.is_empty())
+            .is_some_and(|kept| !kept.hello.is_empty() && kept.transactions < TRANSACTIONS_MAX)
             && !self.upstream_gone
             && self.awaited.is_empty()
             && self.partial_reply.is_empty()
@@ -79,15 +85,21 @@ impl Relay {
     /// What goes to the next hop may make the connection this session's own.
     pub(super) fn keep_past(&mut self, awaited: &Awaited) {
         self.resumed = false;
-        match awaited {
-            Awaited::Hello { .. }
-            | Awaited::Mail(_)
-            | Awaited::Rcpt(_)
-            | Awaited::Data
-            | Awaited::Rset
-            | Awaited::Noop
-            | Awaited::Xforward(_) => {}
-            _ => self.kept = None,
+        let Some(kept) = &mut self.kept else {
+            return;
+        };
+        let is_mail = match awaited {
+            Awaited::Mail(_) => {
+                kept.transactions += 1;
+                true
+            }
+            Awaited::Rcpt(_) | Awaited::Data | Awaited::Xforward(_) => true,
+            Awaited::Hello { .. } => kept.hello.is_empty(),
+            Awaited::Rset => self.in_transaction(),
+            _ => false,
+        };
+        if !is_mail {
+            self.kept = None;
         }
     }
 }
