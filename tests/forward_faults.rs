@@ -84,7 +84,7 @@ impl Scene {
     }
 
     /// How often each content is in the vault.
-    async fn copies(&self) -> BTreeMap<Vec<u8>, usize> {
+    pub(crate) async fn copies(&self) -> BTreeMap<Vec<u8>, usize> {
         self.copies_of(json!({"limit": 1000})).await
     }
 

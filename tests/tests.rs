@@ -101,6 +101,9 @@ mod forward_channel;
 /// Forwarding into the vault through everything that can go wrong on the way.
 mod forward_faults;
 
+/// Batches that wait to fill, and a backlog that does not.
+mod forward_pace;
+
 /// A message at which the target fails, and what becomes of those beside it.
 mod forward_poison;
 

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     dedup::{ClaimLease, Dedup, Released},
-    journal::{Lease, Outcome, Queue},
+    journal::{Batch, Lease, Outcome, Queue},
     message::{Body, CaptureId, UnixMillis},
     metrics::Metrics,
     targets::{PutError, RemoteStore},
@@ -54,6 +54,8 @@ pub struct Worker {
     waiting: FuturesUnordered<BoxFuture<'static, Lease>>,
     waiting_bytes: u64,
     in_flight: JoinSet<Done>,
+    /// More waited than the latest lease could take.
+    more_waits: bool,
     /// The next batch waits until then, so that it fills.
     fills_until: Option<Instant>,
     /// Confirmed, and settled as soon as the dedup map has them on disk.
@@ -156,6 +158,7 @@ impl Worker {
             waiting: FuturesUnordered::new(),
             waiting_bytes: 0,
             in_flight: JoinSet::new(),
+            more_waits: false,
             fills_until: None,
             settling: FuturesUnordered::new(),
         }
@@ -164,7 +167,7 @@ impl Worker {
     /// Runs until `stop` or until the journal has no such target any more; then finishes what is in flight. Dropped
     /// instead, what is in flight is sent again by the next run.
     pub async fn run(mut self, stop: CancellationToken) {
-        let mut leasing: Option<BoxFuture<'static, Vec<Lease>>> = None;
+        let mut leasing: Option<BoxFuture<'static, Batch>> = None;
         let mut probing: Option<BoxFuture<'static, Result<(), PutError>>> = None;
         // No delay of a message is longer than its cap, but for the target's own pauses.
         let patience = 2 * self.options.message.cap;
@@ -197,12 +200,13 @@ impl Worker {
                     self.waiting_bytes -= held_bytes(&lease);
                     self.ready.push_back(lease);
                 }
-                leases = poll_some(&mut leasing) => {
+                batch = poll_some(&mut leasing) => {
                     leasing = None;
-                    if leases.is_empty() {
+                    if batch.leases.is_empty() {
                         break;
                     }
-                    self.ready.extend(leases);
+                    self.more_waits = batch.is_full;
+                    self.ready.extend(batch.leases);
                 }
                 probed = poll_some(&mut probing) => {
                     probing = None;
@@ -238,7 +242,7 @@ impl Worker {
         }
     }
 
-    fn lease(&self) -> BoxFuture<'static, Vec<Lease>> {
+    fn lease(&self) -> BoxFuture<'static, Batch> {
         let limits = self.store.batch_limits();
         let queue = self.queue.clone();
         let fills_until = self.fills_until;
@@ -246,7 +250,7 @@ impl Worker {
             if let Some(instant) = fills_until {
                 sleep_until(instant.into()).await;
             }
-            queue.lease(limits.count.max(1), limits.bytes).await
+            queue.lease_batch(limits.count.max(1), limits.bytes).await
         })
     }
 
@@ -288,10 +292,9 @@ impl Worker {
             if entries.is_empty() {
                 continue;
             }
-            // A batch costs the target a sync and both sides a request, however small it is. Where something failed,
-            // messages go one by one, and each answer is news.
-            let is_full = entries.len() >= count_max || bytes >= limits.bytes;
-            let paced = !is_full && admits == Admits::All && self.troubles.is_empty();
+            // A batch costs the target a sync and both sides a request, however small it is. A backlog fills them by
+            // itself; and where something failed, messages go one by one, and each answer is news.
+            let paced = !self.more_waits && admits == Admits::All && self.troubles.is_empty();
             self.fills_until = paced.then(|| Instant::now() + self.options.linger);
             self.breaker.sent();
             let store = self.store.clone();

@@ -50,7 +50,7 @@ pub use self::{
     fsck::{FsckReport, fsck},
     index::TARGETS_MAX,
     outcome::Outcome,
-    queue::{Lease, Queue},
+    queue::{Batch, Lease, Queue},
     recovery::BadRecord,
     scan::recover_bytes,
     view::{Filter, Listed, Page, PageToken, Shown, TargetState, View},

@@ -19,6 +19,21 @@ pub struct Queue {
     target: String,
 }
 
+/// What was leased at once.
+#[derive(Default)]
+pub struct Batch {
+    pub leases: Vec<Lease>,
+    /// It ends where it does because of the limits: more may wait.
+    pub is_full: bool,
+}
+
+struct Taken {
+    claimed: Vec<Claimed>,
+    is_full: bool,
+    /// When a postponed one is due.
+    due: Option<Instant>,
+}
+
 /// A disk that cannot be read now is asked again after this time.
 const READ_AGAIN_AFTER: Duration = Duration::from_secs(10);
 
@@ -30,25 +45,31 @@ impl Queue {
     /// The oldest captures that wait, at most `count` and about `bytes`; waits until there is one. Empty only when the
     /// journal was closed or the target removed.
     pub async fn lease(&self, count: usize, bytes: u64) -> Vec<Lease> {
+        self.lease_batch(count, bytes).await.leases
+    }
+
+    /// The same, with word of whether the batch is full.
+    pub async fn lease_batch(&self, count: usize, bytes: u64) -> Batch {
         loop {
             let Some(notify) = self.notify() else {
-                return Vec::new();
+                return Batch::default();
             };
             // Armed before the look, so that what comes in between is not missed.
             let woken = notify.notified();
             tokio::pin!(woken);
             woken.as_mut().enable();
-            let Some((taken, due)) = self.take(count, bytes) else {
-                return Vec::new();
+            let Some(taken) = self.take(count, bytes) else {
+                return Batch::default();
             };
-            if !taken.is_empty() {
-                let leases = self.read(taken).await;
+            if !taken.claimed.is_empty() {
+                let leases = self.read(taken.claimed).await;
                 if !leases.is_empty() {
-                    return leases;
+                    let is_full = taken.is_full;
+                    return Batch { leases, is_full };
                 }
                 continue;
             }
-            match due {
+            match taken.due {
                 Some(due) => {
                     let _ = tokio::time::timeout_at(due, woken).await;
                 }
@@ -63,21 +84,21 @@ impl Queue {
         Some(target.notify.clone())
     }
 
-    /// What can be had now, and when a postponed one is due; `None` once there is nothing to wait for any more.
-    fn take(&self, count: usize, bytes: u64) -> Option<(Vec<Claimed>, Option<Instant>)> {
+    /// What can be had now; `None` once there is nothing to wait for any more.
+    fn take(&self, count: usize, bytes: u64) -> Option<Taken> {
         if self.shared.inbox.is_closed() {
             return None;
         }
         let mut index = self.shared.log.index.lock();
         let slot = index.slot_of(&self.target)?;
         let due = index.target_mut(slot)?.wake_due(Instant::now());
-        let taken = index.lease(slot, count.max(1), bytes);
+        let (taken, is_full) = index.lease(slot, count.max(1), bytes);
         let target = index.target(slot)?;
         if !taken.is_empty() {
             // Another waiter may have been woken by the same notice; there may be more to take.
             target.notify.notify_one();
         }
-        let taken = taken.into_iter().map(|of| Claimed {
+        let claimed = taken.into_iter().map(|of| Claimed {
             attempts: target.tried.get(&of).map_or(0, |tried| tried.attempts),
             shared: self.shared.clone(),
             of,
@@ -85,7 +106,11 @@ impl Queue {
             generation: target.generation,
             open: true,
         });
-        Some((taken.collect(), due))
+        Some(Taken {
+            claimed: claimed.collect(),
+            is_full,
+            due,
+        })
     }
 
     async fn read(&self, taken: Vec<Claimed>) -> Vec<Lease> {

@@ -8,18 +8,19 @@ use super::{Entry, Index, Segment, find, offer, position, target_in};
 use crate::{journal::format::Location, message::UnixMillis};
 
 impl Index {
-    /// The oldest captures available to the target, at most `count` and about `bytes`, now leased.
+    /// The oldest captures available to the target, at most `count` and about `bytes`, now leased; true where the limits
+    /// ended it, and not the queue.
     pub(in crate::journal) fn lease(
         &mut self,
         slot: u8,
         count: usize,
         bytes: u64,
-    ) -> Vec<Location> {
+    ) -> (Vec<Location>, bool) {
         let mut out = Vec::new();
         let mut budget = bytes;
         let end = self.end();
         let Some(target) = target_in(&mut self.targets, slot) else {
-            return out;
+            return (out, false);
         };
         while out.len() < count {
             // What it passes over is offered again when it becomes available.
@@ -28,7 +29,7 @@ impl Index {
             let of = match (target.ready.first().copied(), in_order) {
                 (Some(ready), Some(next)) => ready.min(next),
                 (Some(one), None) | (None, Some(one)) => one,
-                (None, None) => break,
+                (None, None) => return (out, false),
             };
             let Some((segment, index)) = find(&mut self.segments, of) else {
                 target.forget(of);
@@ -53,7 +54,7 @@ impl Index {
             target.leased.insert(of);
             out.push(of);
         }
-        out
+        (out, true)
     }
 
     /// A lease comes back, to wait at once or when it is due.
