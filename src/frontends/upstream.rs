@@ -118,7 +118,7 @@ impl Waiting {
             stream,
             kept,
             since,
-            expires: Instant::now() + front.options.limits.upstream_idle,
+            expires: Instant::now() + front.options.limits.upstream_idle.min(REUSE_MAX),
         };
         self.idle.lock().push_back(idle);
         self.came.notify_one();

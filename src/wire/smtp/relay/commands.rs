@@ -284,7 +284,7 @@ impl Relay {
     }
 
     /// Is a transaction open once the commands passed on so far are done?
-    pub(super) fn in_transaction(&self) -> bool {
+    fn in_transaction(&self) -> bool {
         let latest = self.awaited.iter().rev().find_map(|awaited| match awaited {
             Awaited::Mail(_) => Some(true),
             Awaited::Hello { .. } | Awaited::Rset | Awaited::Content(_) | Awaited::LastChunk(_) => {

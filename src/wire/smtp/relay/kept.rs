@@ -2,9 +2,9 @@
 //! server then needs no connect, no greeting and no EHLO.
 //!
 //! It is left only by a session that said nothing but mail on it and heard no refusal, for a next hop counts errors, and
-//! commands that bring no mail, and slows down whoever makes many (Sendmail doubles its delay from the third EHLO on); and
-//! only between messages, where XFORWARD's words are forgotten too. Whatever else was said (AUTH, XCLIENT, a second EHLO,
-//! what we do not know) is the session's own, and its QUIT goes to the next hop.
+//! commands that bring no mail (Exim refuses the eleventh NOOP or RSET, Sendmail doubles its delay from the third EHLO
+//! on); and only between messages, where XFORWARD's words are forgotten too. Whatever else was said (AUTH, XCLIENT, RSET,
+//! a second EHLO, what we do not know) is the session's own, and its QUIT goes to the next hop.
 
 use super::*;
 
@@ -95,7 +95,6 @@ impl Relay {
             }
             Awaited::Rcpt(_) | Awaited::Data | Awaited::Xforward(_) => true,
             Awaited::Hello { .. } => kept.hello.is_empty(),
-            Awaited::Rset => self.in_transaction(),
             _ => false,
         };
         if !is_mail {
