@@ -1,6 +1,9 @@
 //! `[[frontend]]`: where mail comes in. Certificates stand here as files; the daemon opens them.
 
-use std::time::Duration;
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
 
 use super::{
     section::Section,
@@ -71,6 +74,14 @@ pub(super) fn read_frontend(mut section: Section<'_>) -> Option<Frontend> {
     let is_journal = protocol == Some(Protocol::Journal);
     let listen = section.required("listen");
     let upstream = read_upstream(&mut section, is_journal);
+    if let (Some(listen), Some(upstream)) = (&listen, &upstream)
+        && is_same(listen, &upstream.address)
+    {
+        section.complain(
+            "upstream",
+            "the next hop's address: this is where the front end listens itself",
+        );
+    }
     let identity = read_identity(&mut section);
     if section.has("upstream_idle_timeout") && role != Role::Filter {
         section.complain(
@@ -123,6 +134,35 @@ pub(super) fn read_frontend(mut section: Section<'_>) -> Option<Frontend> {
     section.finish();
     let complete = name.is_some() && listen.is_some() && protocol.is_some();
     (complete && (is_journal || upstream.is_some())).then_some(frontend)
+}
+
+/// Whether who connects to `to` reaches who listens at `at`, as far as the file tells: mail would go round for ever.
+fn is_same(at: &Address, to: &Address) -> bool {
+    let (
+        Address::Tcp {
+            host: at_host,
+            port,
+        },
+        Address::Tcp {
+            host: to_host,
+            port: to_port,
+        },
+    ) = (at, to)
+    else {
+        return at == to;
+    };
+    let ip = |host: &str| match host {
+        "localhost" => Some(IpAddr::from(Ipv4Addr::LOCALHOST)),
+        host => host.parse().ok(),
+    };
+    port == to_port
+        && match (ip(at_host), ip(to_host)) {
+            (Some(at), Some(to)) => {
+                let every = at.is_unspecified() && at.is_ipv4() == to.is_ipv4();
+                at == to || (every && to.is_loopback())
+            }
+            _ => at_host == to_host,
+        }
 }
 
 /// Stands in where the address is missing, so that the rest is read and its faults are found.

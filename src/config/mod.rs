@@ -340,6 +340,44 @@ capacity_bytes = \"1 MiB\"
     }
 
     #[test]
+    fn a_target_of_an_unknown_type_has_one_fault_and_not_one_a_key() {
+        let keys = "url = 'https://archive.example.org/'\ntoken_file = '/t'\nmailbox = 'a/b'\n";
+        for (kind, key) in [("type = 's3'\n", "target.type"), ("", "target.type")] {
+            let source = format!("[[target]]\nname = 'archive'\n{kind}{keys}");
+            let found: Vec<String> = faults(&source).into_iter().map(|fault| fault.1).collect();
+            assert_eq!(found, [key], "{source}");
+        }
+    }
+
+    #[test]
+    fn a_front_end_that_is_its_own_next_hop_is_a_fault() {
+        let front = |listen: &str, upstream: &str| {
+            let keys = "name = 'f'\nprotocol = 'smtp'\nrole = 'filter'";
+            format!("[vault]\n[[frontend]]\n{keys}\nlisten = '{listen}'\nupstream = '{upstream}'\n")
+        };
+        for (listen, upstream) in [
+            ("127.0.0.1:10025", "127.0.0.1:10025"),
+            ("127.0.0.1:10025", "localhost:10025"),
+            ("0.0.0.0:10025", "127.0.0.1:10025"),
+            ("[::]:10025", "[::1]:10025"),
+            ("mx.example.org:25", "mx.example.org:25"),
+            ("unix:/run/mailtee/s", "unix:/run/mailtee/s"),
+        ] {
+            let found = faults(&front(listen, upstream));
+            assert_eq!(found.len(), 1, "{listen} {upstream}");
+            assert_eq!((found[0].0, found[0].1.as_str()), (7, "frontend.upstream"));
+        }
+        for (listen, upstream) in [
+            ("127.0.0.1:10025", "127.0.0.1:10026"),
+            ("127.0.0.1:25", "127.0.0.2:25"),
+            ("0.0.0.0:25", "192.0.2.1:25"),
+            ("unix:/run/mailtee/s", "unix:/run/postfix/s"),
+        ] {
+            assert_eq!(faults(&front(listen, upstream)), [], "{listen} {upstream}");
+        }
+    }
+
+    #[test]
     fn broken_toml_is_reported_by_line() {
         let found = faults("data_dir = \"/x\"\n[admin\nlisten = 1\n");
         assert_eq!(found.first().map(|fault| fault.0), Some(2), "{found:?}");

@@ -54,7 +54,8 @@ pub(super) fn read_target(
     if !section.has("type") {
         section.complain("type", "\"jmap\"");
     }
-    let store = kind.and_then(|()| read_jmap(&mut section, allow_inline));
+    // Read as the one type that there is, where it is missing or wrong too: its keys are no faults of their own.
+    let store = read_jmap(&mut section, allow_inline).filter(|_| kind.is_some());
     let criteria = read_criteria(&mut section, own_domains);
     let forward = read_forward(&mut section);
     section.finish();
