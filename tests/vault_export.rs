@@ -64,6 +64,15 @@ async fn messages_and_sightings_come_out_as_they_went_in() {
     let shown = archive.show(&email).unwrap();
     let kept: Vec<KeptAs> = shown.sightings.iter().map(|seen| seen.kept_as).collect();
     assert_eq!(kept, [KeptAs::Copy, KeptAs::Difference, KeptAs::Variant]);
+    // A key that stands twice in JSON is read as the one, the other, or not at all.
+    #[derive(serde::Deserialize)]
+    struct Keys {
+        seen: u64,
+        sightings: Vec<serde_json::Value>,
+    }
+    let text = serde_json::to_string(&shown).unwrap();
+    let keys: Keys = serde_json::from_str(&text).unwrap();
+    assert_eq!((keys.seen, keys.sightings.len()), (3, 3));
     let mut out = Vec::new();
     let beginning = &first.fingerprint.k1.to_string()[..12];
     archive.eml(beginning, &mut out).unwrap();

@@ -12,7 +12,12 @@ mod source;
 mod vault;
 mod verify;
 
-use std::{io, path::PathBuf, process::ExitCode, sync::LazyLock};
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+    sync::LazyLock,
+};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -90,11 +95,25 @@ pub fn main() -> ExitCode {
         Ok(Verdict::Amiss) => ExitCode::from(1),
         Err(error) if reader_went_away(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("mailtee: {error:#}");
+            // Not `eprintln!`: where nobody reads it, the exit code still has to say what happened.
+            let _ = writeln!(io::stderr(), "mailtee: {}", told(&error));
             let wrong_configuration = error.downcast_ref::<ConfigError>().is_some();
             ExitCode::from(if wrong_configuration { 2 } else { 3 })
         }
     }
+}
+
+/// The error and its causes, each once: most of ours name their cause themselves.
+fn told(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1) {
+        let cause = cause.to_string();
+        if !text.ends_with(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
 }
 
 fn reader_went_away(error: &anyhow::Error) -> bool {
@@ -160,6 +179,58 @@ mod tests {
                 verb.get_name()
             );
         }
+    }
+
+    /// The words of one example, as a shell hands them over: quotes taken off, up to where another command begins.
+    fn words(example: &str) -> Vec<String> {
+        let mut words = Vec::new();
+        for (index, piece) in example.split('\'').enumerate() {
+            match index % 2 {
+                0 => words.extend(piece.split_whitespace().map(str::to_owned)),
+                _ => words.push(piece.to_owned()),
+            }
+        }
+        let other =
+            |word: &String| ["|", "&&", ">"].contains(&word.as_str()) || word.starts_with('(');
+        let end = words.iter().position(other).unwrap_or(words.len());
+        words.truncate(end);
+        words
+    }
+
+    #[test]
+    fn every_example_of_the_help_is_a_command_line_that_is_taken() {
+        fn examples(command: &clap::Command, out: &mut Vec<String>) {
+            let help = command.get_after_help().map(ToString::to_string);
+            let lines = help.iter().flat_map(|help| help.lines());
+            out.extend(lines.filter_map(|line| Some(line[line.find("  mailtee ")?..].to_owned())));
+            for verb in command.get_subcommands() {
+                examples(verb, out);
+            }
+        }
+        let mut all = Vec::new();
+        examples(&Cli::command(), &mut all);
+        assert!(all.len() > 20, "{all:?}");
+        for example in all {
+            if let Err(error) = Cli::try_parse_from(words(&example)) {
+                panic!("{example}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_cause_that_the_error_names_itself_is_said_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("journal: /x: {source}")]
+        struct Step {
+            source: io::Error,
+        }
+        let step = || Step {
+            source: io::Error::other("no space left"),
+        };
+        let own = anyhow::Error::new(step());
+        assert_eq!(told(&own), "journal: /x: no space left");
+        let more = own.context("fsck");
+        assert_eq!(told(&more), "fsck: journal: /x: no space left");
     }
 
     #[test]

@@ -1,7 +1,11 @@
 //! Standard output: listings as aligned text or JSON lines, and bytes as they are. Every write is checked: a reader that
 //! went away is an error that [`super::main`] knows.
 
-use std::io::{self, Write};
+use std::{
+    fs::File,
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
 
 use clap::ValueEnum;
 use serde::Serialize;
@@ -46,6 +50,54 @@ pub(super) fn raw(bytes: &[u8]) -> io::Result<()> {
     out.flush()
 }
 
+/// Text of others for a terminal: neither control characters nor what turns the direction of writing around reach it.
+pub(super) fn printable(text: &str) -> String {
+    let turns = |c| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.chars()
+        .filter(|c| !c.is_control() && !turns(*c))
+        .collect()
+}
+
+/// A file that is made at the first byte, or at the flush that ends it: an id that names nothing leaves alone what lay
+/// there before.
+pub(super) struct LateFile {
+    path: PathBuf,
+    file: Option<io::BufWriter<File>>,
+}
+
+impl LateFile {
+    pub(super) fn new(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            file: None,
+        }
+    }
+
+    fn file(&mut self) -> io::Result<&mut io::BufWriter<File>> {
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => {
+                let named = |error: io::Error| {
+                    let path = self.path.display();
+                    io::Error::new(error.kind(), format!("{path}: {error}"))
+                };
+                io::BufWriter::new(File::create(&self.path).map_err(named)?)
+            }
+        };
+        Ok(self.file.insert(file))
+    }
+}
+
+impl Write for LateFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file()?.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file()?.flush()
+    }
+}
+
 fn aligned<R: Row>(headings: &[&str], rows: &[R]) -> String {
     let head: Vec<String> = headings.iter().map(|text| text.to_string()).collect();
     let lines: Vec<Vec<String>> = std::iter::once(head)
@@ -81,6 +133,29 @@ mod tests {
         fn cells(&self) -> Vec<String> {
             vec![self.0.to_owned(), self.1.to_string()]
         }
+    }
+
+    #[test]
+    fn a_file_is_only_replaced_when_there_is_something_to_put_in_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("message.eml");
+        std::fs::write(&path, "old").unwrap();
+        drop(LateFile::new(&path));
+        assert_eq!(std::fs::read(&path).unwrap(), b"old");
+        // An empty message is a message.
+        LateFile::new(&path).flush().unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"");
+        let mut file = LateFile::new(&path);
+        file.write_all(b"ne").unwrap();
+        file.write_all(b"w").unwrap();
+        file.flush().unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"new");
+    }
+
+    #[test]
+    fn no_message_moves_the_cursor_or_turns_a_line_around() {
+        let text = "\u{1b}[2J\u{7}gr\u{fc}\u{df}e \u{202e}fdp.exe\u{2069}\r\n";
+        assert_eq!(printable(text), "[2Jgr\u{fc}\u{df}e fdp.exe");
     }
 
     #[test]

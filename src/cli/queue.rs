@@ -1,9 +1,8 @@
 //! `mailtee queue`: the captures that are not finished, seen and moved by an operator.
 
 use std::{
-    fs,
     io::{self, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use anyhow::bail;
@@ -13,11 +12,11 @@ use serde_json::Value;
 
 use super::{
     ConfigFile, Format, Verdict,
-    output::{self, Row},
+    output::{self, LateFile, Row, printable},
     source::{Change, Source},
 };
 use crate::{
-    journal::{BadRecord, Filter, fsck},
+    journal::{BadRecord, Filter, FsckReport, JournalError, fsck},
     message::{CaptureId, UnixMillis},
 };
 
@@ -113,7 +112,7 @@ impl Queue {
     pub(super) fn run(self) -> anyhow::Result<Verdict> {
         let config = self.config.load()?;
         if let Verb::Fsck { repair, format } = self.verb {
-            return check(&fsck(&config.journal.data_dir, repair)?, format);
+            return check(&look_twice(&config.journal.data_dir, repair)?, format);
         }
         super::small_runtime()?.block_on(async {
             let targets = config.target_names();
@@ -173,7 +172,8 @@ impl Row for Capture {
         let states = self.0["targets"].as_array().into_iter().flatten();
         let states: Vec<String> = states
             .map(|pair| {
-                let why = pair[1]["why"].as_str().map(|why| format!(" ({why})"));
+                let why = pair[1]["why"].as_str();
+                let why = why.map(|why| format!(" ({})", printable(why)));
                 let state = pair[1]["state"].as_str().unwrap_or_default();
                 format!("{}: {state}{}", shown(&pair[0]), why.unwrap_or_default())
             })
@@ -228,9 +228,11 @@ async fn export(
 ) -> anyhow::Result<Verdict> {
     let found = match &output {
         Some(file) => {
-            let mut out = io::BufWriter::new(fs::File::create(file)?);
+            let mut out = LateFile::new(file);
             let found = source.export(id, &mut out).await?;
-            out.flush()?;
+            if found {
+                out.flush()?;
+            }
             found
         }
         None => source.export(id, &mut io::stdout()).await?,
@@ -270,7 +272,22 @@ impl Row for BadRecord {
     }
 }
 
-fn check(report: &crate::journal::FsckReport, format: Format) -> anyhow::Result<Verdict> {
+/// A daemon that finishes a capture between the look at its record and the look at its large file makes both seem at odds.
+/// The second look finds that finished: what only one of them saw was never bad.
+fn look_twice(data_dir: &Path, repair: bool) -> Result<FsckReport, JournalError> {
+    let first = fsck(data_dir, repair)?;
+    if repair || first.bad.is_empty() {
+        return Ok(first);
+    }
+    Ok(seen_twice(&first, fsck(data_dir, repair)?))
+}
+
+fn seen_twice(first: &FsckReport, mut second: FsckReport) -> FsckReport {
+    second.bad.retain(|record| first.bad.contains(record));
+    second
+}
+
+fn check(report: &FsckReport, format: Format) -> anyhow::Result<Verdict> {
     match format {
         Format::Json => output::line(&serde_json::to_string(report)?)?,
         Format::Text => {
@@ -292,4 +309,30 @@ fn check(report: &crate::journal::FsckReport, format: Format) -> anyhow::Result<
     } else {
         Verdict::Amiss
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_running_daemon_clears_away_between_two_looks_is_not_bad() {
+        let bad = |offset| BadRecord {
+            segment: "0000000000000001.seg".to_owned(),
+            offset,
+            bytes: 648,
+            cause: "its large file is missing or short",
+        };
+        let report = |captures, bad| FsckReport {
+            segments: 1,
+            captures,
+            bytes: 0,
+            quarantined: 0,
+            bad,
+        };
+        let first = report(3, vec![bad(64), bad(4096)]);
+        let second = report(1, vec![bad(4096), bad(8192)]);
+        let told = seen_twice(&first, second);
+        assert_eq!((told.captures, told.bad), (1, vec![bad(4096)]));
+    }
 }

@@ -242,8 +242,13 @@ impl Api {
             StatusCode::NOT_FOUND => Ok(None),
             status if status.is_success() => Ok(Some(answer)),
             status => {
-                let why = answer.text().await.unwrap_or_default();
-                bail!("the daemon answered {status}: {}", why.trim())
+                let text = answer.text().await.unwrap_or_default();
+                match serde_json::from_str::<Value>(&text) {
+                    Ok(Value::Object(told)) if told["error"].is_string() => {
+                        bail!("{}", told["error"].as_str().unwrap_or_default())
+                    }
+                    _ => bail!("the daemon answered {status}: {}", text.trim()),
+                }
             }
         }
     }

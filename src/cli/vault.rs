@@ -6,12 +6,12 @@ use std::{
     path::PathBuf,
 };
 
-use anyhow::bail;
-use clap::{Args, Subcommand};
+use anyhow::{Context, bail};
+use clap::{ArgGroup, Args, Subcommand};
 
 use super::{
     ConfigFile, Format, Verdict,
-    output::{self, Row},
+    output::{self, LateFile, Row, printable},
 };
 use crate::{
     daemon,
@@ -84,8 +84,10 @@ enum Verb {
     },
 }
 
+// The group that clap derives of a struct would hold `output` too, and refuse it beside what it is for.
 #[derive(Debug, Args)]
-#[group(id = "what", required = true, multiple = false, args = ["id", "sighting", "to_mbox", "to_maildir"])]
+#[group(skip)]
+#[command(group(ArgGroup::new("what").required(true).args(["id", "sighting", "to_mbox", "to_maildir"])))]
 struct Export {
     /// One message, as `show` names it.
     id: Option<String>,
@@ -194,11 +196,6 @@ fn show(checked: &Checked, format: Format) -> anyhow::Result<Verdict> {
     })
 }
 
-/// No message writes control characters to a terminal.
-fn printable(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).collect()
-}
-
 fn list(
     archive: &Archive,
     search: Option<String>,
@@ -227,7 +224,8 @@ fn list(
 impl Export {
     fn run(self, archive: &Archive) -> anyhow::Result<()> {
         if let Some(file) = &self.to_mbox {
-            let count = archive.mbox(fs::File::create(file)?)?;
+            let made = fs::File::create(file).with_context(|| file.display().to_string())?;
+            let count = archive.mbox(made)?;
             eprintln!("{count} messages in {}", file.display());
             return Ok(());
         }
@@ -237,7 +235,7 @@ impl Export {
             return Ok(());
         }
         let mut out: Box<dyn Write> = match &self.output {
-            Some(file) => Box::new(io::BufWriter::new(fs::File::create(file)?)),
+            Some(file) => Box::new(LateFile::new(file)),
             None => Box::new(io::stdout().lock()),
         };
         match (&self.id, self.sighting) {

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::{
     ConfigFile, Format, Verdict,
-    output::{self, Row},
+    output::{self, Row, printable},
     source::Source,
 };
 use crate::{
@@ -52,7 +52,7 @@ impl Row for Difference {
             Self::Unknown { remote_id } => ("unknown", None, remote_id.clone()),
         };
         let capture = capture.map(ToString::to_string).unwrap_or_default();
-        vec![what.to_owned(), capture, detail]
+        vec![what.to_owned(), capture, printable(&detail)]
     }
 }
 
@@ -68,17 +68,29 @@ impl Verify {
         }
         super::small_runtime()?.block_on(async {
             let mut verdict = Verdict::Well;
+            let mut failures = Vec::new();
             for name in names {
                 let found = match Source::find(config.clone()).await? {
-                    Source::Daemon(api) => api.reconcile(&name).await?,
-                    Source::Disk(config) => on_disk(&config, &name).await?,
+                    Source::Daemon(api) => api.reconcile(&name).await,
+                    Source::Disk(config) => on_disk(&config, &name).await,
+                };
+                // A target that does not answer keeps nobody from hearing of the others.
+                let found = match found {
+                    Ok(found) => found,
+                    Err(error) => {
+                        failures.push(format!("{name}: not compared: {error:#}"));
+                        continue;
+                    }
                 };
                 if found.differences > 0 {
                     verdict = Verdict::Amiss;
                 }
                 show(&found, self.format)?;
             }
-            Ok(verdict)
+            match failures.is_empty() {
+                true => Ok(verdict),
+                false => bail!(failures.join("\n")),
+            }
         })
     }
 }

@@ -172,7 +172,8 @@ impl Worker {
                     self.park(lease, why);
                 } else {
                     let delay = self.options.message.delay(trouble.failures, None, random());
-                    tracing::warn!(capture = %id, why, "failed, and comes again");
+                    let target_name = self.admission.target.as_str();
+                    tracing::warn!(capture = %id, target_name, why, "failed, and comes again");
                     lease.postpone(delay, &why);
                 }
             }
@@ -188,7 +189,8 @@ impl Worker {
                     let k2 = &outgoing.sighting.fingerprint.k2;
                     self.admission.dedup.remove(&self.admission.target, k2, of);
                 }
-                tracing::warn!(capture = %id, why, "the copy is gone: its bytes go again");
+                let target_name = self.admission.target.as_str();
+                tracing::warn!(capture = %id, target_name, why, "the copy is gone: its bytes go again");
                 self.ready.push_back(lease);
             }
         }

@@ -74,11 +74,16 @@ impl fmt::Debug for CaptureId {
     }
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a capture id has 32 hexadecimal digits, as `mailtee queue list` prints it")]
+pub struct NoCaptureId;
+
 impl FromStr for CaptureId {
-    type Err = uuid::Error;
+    type Err = NoCaptureId;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Uuid::try_parse(text).map(|id| Self(id.as_u128()))
+        let id = Uuid::try_parse(text).map_err(|_| NoCaptureId)?;
+        Ok(Self(id.as_u128()))
     }
 }
 

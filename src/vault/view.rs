@@ -39,6 +39,8 @@ pub struct Row {
     pub preview: String,
     pub bytes: u64,
     pub attachments: u32,
+    /// How many; one message shown has the list of them under the name itself.
+    #[serde(rename = "seen")]
     pub sightings: u64,
 }
 
