@@ -123,7 +123,8 @@ impl Store {
         catch_unwind(AssertUnwindSafe(|| {
             let database = Database::builder(dir)
                 .cache_size(memory.cache_bytes)
-                .worker_threads(1)
+                // One writes buffers out while the other compacts, which may take minutes in a large map.
+                .worker_threads(2)
                 .max_journaling_size(JOURNALS_BYTES_MAX)
                 .open()?;
             let options =
