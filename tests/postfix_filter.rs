@@ -414,27 +414,17 @@ fn contains(bytes: &[u8], part: &[u8]) -> bool {
     memchr::memmem::find(bytes, part).is_some()
 }
 
-/// What has been tried to make one server see the end of data where another does not (VU#302671).
-const FALSE_ENDS: [&[u8]; 10] = [
-    b"\n.\n",
-    b"\n.\r\n",
-    b"\r\n.\n",
-    b"\r.\r",
-    b"\r.\r\n",
-    b"\r\n.\r",
-    b"\r.\n",
-    b"\n.\r",
-    b"\r\r\n.\r\r\n",
-    b"\r\n\0.\r\n",
-];
-
 fn nothing_is_smuggled(mode: &str) {
     // Postfix as it is by default since 3.9; the client sits in mynetworks and is no exception here.
     let chain = Chain::start(
         mode,
         "smtpd_forbid_bare_newline = normalize\nsmtpd_forbid_bare_newline_exclusions =\n",
     );
-    for (serial, end) in FALSE_ENDS.iter().enumerate() {
+    // All that have no true one in them (VU#302671).
+    let ends = crate::smuggling::ENDS.iter();
+    let false_ends: Vec<_> = ends.filter(|end| !contains(end, b"\r\n.\r\n")).collect();
+    assert!(false_ends.len() > 20, "the cases are gone");
+    for (serial, end) in false_ends.iter().enumerate() {
         let mut client = SmtpClient::greeted(chain.front()).unwrap();
         for command in ["MAIL FROM:<outer@mailtee.test>", "RCPT TO:<to@example.org>"] {
             assert!(client.command(command).unwrap().is_success());
@@ -467,7 +457,7 @@ fn nothing_is_smuggled(mode: &str) {
         let captured = before_last_hop(&got.bytes);
         archive.one_with(captured, "what arrived");
     }
-    assert_eq!(arrived.len(), FALSE_ENDS.len(), "each was one message");
+    assert_eq!(arrived.len(), false_ends.len(), "each was one message");
 }
 
 #[test]

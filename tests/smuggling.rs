@@ -11,7 +11,7 @@ Message-ID: <odd@mailtee.test>\r\nSubject: odd\r\n";
 const RCPT: &str = "RCPT TO:<to@example.org>";
 
 /// The end of data as it is, and what some server somewhere has taken for it.
-const ENDS: &[&[u8]] = &[
+pub(crate) const ENDS: &[&[u8]] = &[
     b"\r\n.\r\n",
     b"\n.\n",
     b"\n.\r\n",

@@ -155,15 +155,12 @@ impl Relay {
                     return true;
                 }
                 self.may_void_chunks();
-                let line_kept = line.to_vec();
-                self.pass(
-                    line,
-                    Awaited::Hello {
-                        name,
-                        verb,
-                        line: line_kept,
-                    },
-                );
+                let said = Awaited::Hello {
+                    name,
+                    verb,
+                    line: line.to_vec(),
+                };
+                self.pass(line, said);
                 // Last in its group (RFC 2920 section 3.1); what may follow depends on what the next hop can do.
                 self.barrier = Barrier::Replies;
             }
@@ -223,6 +220,7 @@ impl Relay {
                     return false;
                 }
                 self.take_xclient(command.argument);
+                self.kept = None;
                 let greeting = format!("220 {} ESMTP\r\n", self.rules.hostname);
                 self.to_client.extend_from_slice(greeting.as_bytes());
                 // What the next hop knows of the client before is over for it too.
