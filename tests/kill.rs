@@ -266,7 +266,7 @@ impl Drop for SmtpSource {
 /// is in the vault once. What else is there was synced, and its next hop had not answered yet: one a session and kill.
 #[test]
 fn what_smtp_source_sends_through_a_killed_daemon_is_there_once() {
-    const ROUNDS: usize = 20;
+    let rounds = usize::try_from(rounds()).unwrap();
     let mut random = Random(seed());
     let sink = Sink::start();
     let mut mailtee = Mailtee::filter(sink.address()).append(JOURNAL).start();
@@ -274,7 +274,7 @@ fn what_smtp_source_sends_through_a_killed_daemon_is_there_once() {
         front: mailtee.frontend,
         child: None,
     };
-    for _ in 0..ROUNDS {
+    for _ in 0..rounds {
         source.start();
         let goal = sink.count() + 1 + usize::try_from(random.below(80)).unwrap();
         wait_until(Duration::from_secs(60), "smtp-source sends", || {
@@ -306,7 +306,7 @@ fn what_smtp_source_sends_through_a_killed_daemon_is_there_once() {
     );
     let unanswered = seen.difference(&passed).count();
     assert!(
-        unanswered <= CLIENTS * (ROUNDS + 1),
+        unanswered <= CLIENTS * (rounds + 1),
         "{unanswered} were never sent"
     );
 }
