@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Write},
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use anyhow::bail;
@@ -16,7 +16,7 @@ use super::{
     source::{Change, Source},
 };
 use crate::{
-    journal::{BadRecord, Filter, FsckReport, JournalError, fsck},
+    journal::{BadRecord, Filter, FsckReport, fsck},
     message::{CaptureId, UnixMillis},
 };
 
@@ -112,7 +112,7 @@ impl Queue {
     pub(super) fn run(self) -> anyhow::Result<Verdict> {
         let config = self.config.load()?;
         if let Verb::Fsck { repair, format } = self.verb {
-            return check(&look_twice(&config.journal.data_dir, repair)?, format);
+            return check(&fsck(&config.journal.data_dir, repair)?, format);
         }
         super::small_runtime()?.block_on(async {
             let targets = config.target_names();
@@ -272,21 +272,6 @@ impl Row for BadRecord {
     }
 }
 
-/// A daemon that finishes a capture between the look at its record and the look at its large file makes both seem at odds.
-/// The second look finds that finished: what only one of them saw was never bad.
-fn look_twice(data_dir: &Path, repair: bool) -> Result<FsckReport, JournalError> {
-    let first = fsck(data_dir, repair)?;
-    if repair || first.bad.is_empty() {
-        return Ok(first);
-    }
-    Ok(seen_twice(&first, fsck(data_dir, repair)?))
-}
-
-fn seen_twice(first: &FsckReport, mut second: FsckReport) -> FsckReport {
-    second.bad.retain(|record| first.bad.contains(record));
-    second
-}
-
 fn check(report: &FsckReport, format: Format) -> anyhow::Result<Verdict> {
     match format {
         Format::Json => output::line(&serde_json::to_string(report)?)?,
@@ -309,30 +294,4 @@ fn check(report: &FsckReport, format: Format) -> anyhow::Result<Verdict> {
     } else {
         Verdict::Amiss
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_a_running_daemon_clears_away_between_two_looks_is_not_bad() {
-        let bad = |offset| BadRecord {
-            segment: "0000000000000001.seg".to_owned(),
-            offset,
-            bytes: 648,
-            cause: "its large file is missing or short",
-        };
-        let report = |captures, bad| FsckReport {
-            segments: 1,
-            captures,
-            bytes: 0,
-            quarantined: 0,
-            bad,
-        };
-        let first = report(3, vec![bad(64), bad(4096)]);
-        let second = report(1, vec![bad(4096), bad(8192)]);
-        let told = seen_twice(&first, second);
-        assert_eq!((told.captures, told.bad), (1, vec![bad(4096)]));
-    }
 }
