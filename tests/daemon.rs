@@ -294,6 +294,65 @@ fn the_queue_is_the_same_through_the_daemon_and_without_it() {
     assert_eq!(unknown.status.code(), Some(3));
 }
 
+/// Sends mail of this many bytes until none is taken any more.
+fn send_until_refused(mailtee: &Mailtee, serials: &mut std::ops::RangeFrom<u64>, bytes: usize) {
+    loop {
+        let mail = Mail::sized(serials.next().expect("endless"), bytes);
+        let mut client = SmtpClient::greeted(mailtee.frontend).expect("a greeting");
+        let reply = client.mail(&mail).expect("a reply");
+        if !reply.is_success() {
+            assert_eq!(reply.code / 100, 4, "{}", reply.text());
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_full_journal_is_not_ready_and_says_why_until_its_target_is_back() {
+    let mut vault = Mailtee::vault_alone();
+    let sink = Sink::start();
+    let journal = "[journal]\nsegment_bytes = \"128 KiB\"\ncapacity_bytes = \"300 KiB\"\n\
+                   large_bytes_min = \"32 KiB\"\nfree_bytes_min = \"1 MiB\"\n";
+    let impatient = "target_retry_min = \"50ms\"\ntarget_retry_max = \"200ms\"\n";
+    let mailtee = Mailtee::filter(sink.address())
+        .without_vault()
+        .append(journal)
+        .append(&(vault.as_target("archive") + impatient))
+        .start();
+    vault.kill();
+    let mut serials = 1..;
+    for bytes in [20_000, 600] {
+        send_until_refused(&mailtee, &mut serials, bytes);
+    }
+    let ready = || crate::kit::http::get(mailtee.admin, "/readyz").expect("an answer");
+    let (status, why) = ready();
+    assert_eq!(status, 503, "{why}");
+    assert!(why.contains("journal: full: "), "{why}");
+    let (_, page) = crate::kit::http::get(mailtee.admin, "/").expect("a page");
+    assert!(page.contains("the journal is full"), "{page}");
+    let up = [("target", "archive")];
+    wait_until(SOON, "the target is down", || {
+        (mailtee.metrics().value("target_up", &up) == 0.0).then_some(())
+    });
+    vault.start();
+    wait_until(SOON, "it is ready again", || {
+        (ready().0 == 200).then_some(())
+    });
+    send(&mailtee, serials.next().expect("endless"));
+    mailtee.wait_until_forwarded(SOON);
+    let log = mailtee.log();
+    let told = |what: &str| log.lines().filter(|line| line.contains(what)).count();
+    assert_eq!(
+        (told("the target is down"), told("the target is back")),
+        (1, 1)
+    );
+    let back = log.lines().find(|line| line.contains("the target is back"));
+    let back = back.expect("told once");
+    for fact in ["target_name=\"archive\"", "away_secs=", "waiting="] {
+        assert!(back.contains(fact), "{back}");
+    }
+}
+
 #[test]
 fn connections_that_ask_for_nothing_keep_no_scrape_away() {
     let sink = Sink::start();

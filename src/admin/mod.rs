@@ -95,6 +95,16 @@ pub struct Watched {
 }
 
 impl Watched {
+    /// Would mail that comes now be taken and copied? If not, why.
+    fn check_ready(&self) -> Result<(), String> {
+        if !self.accepting.load(Ordering::Relaxed) {
+            return Err("no front end accepts mail".to_owned());
+        }
+        let journal = self.journal.as_ref();
+        let open = journal.map_or(Ok(()), Journal::check_open);
+        open.map_err(|error| error.to_string())
+    }
+
     /// Brings the gauges that are ages or counts up to now, before a scrape or a page.
     pub fn refresh(&self, now: UnixMillis) {
         for target in self.targets.load().iter() {
@@ -189,13 +199,9 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
 }
 
 async fn ready(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
-    if shared.watched.accepting.load(Ordering::Relaxed) {
-        (StatusCode::OK, "ready\n")
-    } else {
-        (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "no front end accepts mail\n",
-        )
+    match shared.watched.check_ready() {
+        Ok(()) => (StatusCode::OK, "ready\n".to_owned()),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
     }
 }
 

@@ -134,6 +134,7 @@ pub(super) fn render(watched: &Watched, now: UnixMillis) -> Result<String, askam
         version: env!("CARGO_PKG_VERSION"),
         state: state(
             watched.accepting.load(Ordering::Relaxed),
+            watched.check_ready().is_ok(),
             worst_lag,
             &targets,
             &frontends,
@@ -158,9 +159,17 @@ pub(super) fn render(watched: &Watched, now: UnixMillis) -> Result<String, askam
 }
 
 /// What an operator should know first: the worst of all that is true.
-fn state(accepting: bool, lag: f64, targets: &[TargetRow], frontends: &[FrontendRow]) -> State {
+fn state(
+    accepting: bool,
+    ready: bool,
+    lag: f64,
+    targets: &[TargetRow],
+    frontends: &[FrontendRow],
+) -> State {
     let (word, class) = if !accepting {
         ("not accepting mail", "bad")
+    } else if !ready {
+        ("the journal is full", "bad")
     } else if targets.iter().any(|target| !target.up) {
         ("a target is down", "bad")
     } else if frontends.iter().any(|row| row.gaps > 0) {
@@ -221,8 +230,15 @@ mod tests {
 
     #[test]
     fn the_worst_is_said_first() {
-        assert_eq!(state(false, 0.0, &[], &[]).class, "bad");
-        assert_eq!(state(true, 61.0, &[], &[]).word, "behind");
-        assert_eq!(state(true, 0.0, &[], &[]).class, "good");
+        assert_eq!(
+            state(false, false, 0.0, &[], &[]).word,
+            "not accepting mail"
+        );
+        assert_eq!(
+            state(true, false, 61.0, &[], &[]).word,
+            "the journal is full"
+        );
+        assert_eq!(state(true, true, 61.0, &[], &[]).word, "behind");
+        assert_eq!(state(true, true, 0.0, &[], &[]).class, "good");
     }
 }

@@ -55,6 +55,8 @@ pub(super) struct Breaker {
     /// In a row.
     failures: u32,
     down: bool,
+    /// When the first of these failures was told.
+    failing_since: Option<Instant>,
     /// Failures of what was sent before are one failure, however many were in flight.
     failed_at: Option<Instant>,
 }
@@ -67,6 +69,7 @@ impl Breaker {
             state: State::Closed,
             failures: 0,
             down: false,
+            failing_since: None,
             failed_at: None,
         }
     }
@@ -119,10 +122,11 @@ impl Breaker {
         }
     }
 
-    pub(super) fn succeeded(&mut self) {
+    /// Something passed. For how long the target had taken nothing, where it was down until now.
+    pub(super) fn succeeded(&mut self, now: Instant) -> Option<Duration> {
         self.state = match self.state {
             // A success that was sent before the pause says nothing about after it.
-            State::Paused { .. } | State::Probing => return,
+            State::Paused { .. } | State::Probing => return None,
             State::Trial { count, .. } if count < TRIAL_MAX => State::Trial {
                 count: 2 * count,
                 sent: false,
@@ -130,7 +134,11 @@ impl Breaker {
             State::Trial { .. } | State::Closed => State::Closed,
         };
         self.failures = 0;
-        self.down = false;
+        let since = self.failing_since.take();
+        let was_down = std::mem::take(&mut self.down);
+        since
+            .filter(|_| was_down)
+            .map(|since| now.duration_since(since))
     }
 
     pub(super) fn probed(&mut self) {
@@ -151,6 +159,7 @@ impl Breaker {
         let counted = self.failed_at.is_some_and(|before| sent_at <= before);
         if !counted {
             self.failures = self.failures.saturating_add(1);
+            self.failing_since.get_or_insert(now);
             self.failed_at = Some(now);
         }
         self.down |= unauthorized || self.failures >= self.failures_to_open;
@@ -190,7 +199,7 @@ mod tests {
             assert_eq!(breaker.admits(start + SECOND), Admits::Batch(count));
             breaker.sent();
             assert_eq!(breaker.admits(start + SECOND), Admits::Nothing);
-            breaker.succeeded();
+            assert_eq!(breaker.succeeded(start + SECOND), None, "it was never down");
         }
         assert_eq!(breaker.admits(start + SECOND), Admits::All);
         assert!(breaker.is_up());
@@ -210,7 +219,7 @@ mod tests {
             breaker.sent();
             if count <= before {
                 before -= count;
-                breaker.succeeded();
+                breaker.succeeded(now);
             } else if count == 1 {
                 break;
             } else {
@@ -247,8 +256,9 @@ mod tests {
         assert_eq!(breaker.admits(now), Admits::Batch(1));
         assert!(!breaker.is_up(), "up only when a message passed");
         breaker.sent();
-        breaker.succeeded();
+        assert_eq!(breaker.succeeded(now), Some(30 * SECOND), "since the first");
         assert!(breaker.is_up());
+        assert_eq!(breaker.succeeded(now), None, "told once");
     }
 
     #[test]
@@ -263,7 +273,7 @@ mod tests {
     fn a_success_from_before_the_pause_does_not_end_it() {
         let (mut breaker, now) = breaker();
         breaker.failed(now, now, Some(100 * SECOND), false, 0.0);
-        breaker.succeeded();
+        breaker.succeeded(now);
         assert_eq!(breaker.admits(now + 99 * SECOND), Admits::Nothing);
         assert_eq!(breaker.admits(now + 100 * SECOND), Admits::Batch(1));
     }

@@ -64,10 +64,7 @@ impl Worker {
             (Some((why, retry_after)), _) => {
                 self.target_failed(done.sent_at, now, retry_after, signs.unauthorized, &why)
             }
-            (None, _) if signs.answered => {
-                self.breaker.succeeded();
-                self.tally.set_up(self.breaker.is_up());
-            }
+            (None, _) if signs.answered => self.target_answered(now),
             // A target that fails on whatever it is tried with is not back.
             (None, Some(why)) if done.trial => {
                 self.target_failed(done.sent_at, now, None, false, &why)

@@ -344,6 +344,15 @@ impl Worker {
         }
     }
 
+    pub(super) fn target_answered(&mut self, now: Instant) {
+        if let Some(away) = self.breaker.succeeded(now) {
+            let target_name = &self.admission.target;
+            let (away_secs, waiting) = (away.as_secs(), self.queue.waiting());
+            tracing::info!(target_name, away_secs, waiting, "the target is back");
+        }
+        self.tally.set_up(self.breaker.is_up());
+    }
+
     pub(super) fn target_failed(
         &mut self,
         sent_at: Instant,

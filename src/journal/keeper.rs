@@ -121,6 +121,12 @@ impl Keeper {
         }
     }
 
+    /// Can a segment be had without new space?
+    pub(super) fn has_next(&self) -> bool {
+        let state = self.state.lock();
+        state.prepared.is_some() || !state.spares.is_empty()
+    }
+
     pub(super) fn give(&self, jobs: impl IntoIterator<Item = Job>) {
         self.state.lock().jobs.extend(jobs);
         self.asked.notify_one();

@@ -238,6 +238,11 @@ impl Journal {
         Ok(Draft::new(self.shared.clone()))
     }
 
+    /// Whether mail is taken now, and why not: what a draft would be told, a moment before it is.
+    pub fn check_open(&self) -> Result<(), JournalError> {
+        self.shared.check_open()
+    }
+
     pub fn queue(&self, target: &str) -> Queue {
         Queue::new(self.shared.clone(), target.to_owned())
     }

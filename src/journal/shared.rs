@@ -46,9 +46,13 @@ pub(super) struct Shared {
     /// Drafts not yet dropped or told of their sync.
     pub(super) open_drafts: AtomicUsize,
     pub(super) quarantined: AtomicU64,
+    /// The latest capture was refused because no segment could be had for it.
+    pub(super) lacks_segment: AtomicBool,
     free: Mutex<Option<(Instant, u64)>>,
 }
 
+/// Room that is to be left for the journal to count as open: a message larger than most.
+const COMMON_BYTES: u64 = 1 << 20;
 /// For how long an answer of statvfs is believed.
 const FREE_BYTES_STALE: Duration = Duration::from_secs(1);
 
@@ -74,6 +78,7 @@ impl Shared {
             draft_bytes: AtomicU64::new(0),
             open_drafts: AtomicUsize::new(0),
             quarantined: AtomicU64::new(0),
+            lacks_segment: AtomicBool::new(false),
             free: Mutex::new(None),
         }
     }
@@ -91,6 +96,15 @@ impl Shared {
             )));
         }
         self.check_free_space(more)
+    }
+
+    /// Would the next messages be taken, not only the smallest one that still fits?
+    pub(super) fn check_open(&self) -> Result<(), JournalError> {
+        self.check_room(COMMON_BYTES.min(self.options.capacity_bytes / 100))?;
+        match self.lacks_segment.load(Relaxed) && !self.keeper.has_next() {
+            true => self.check_free_space(self.options.segment_bytes),
+            false => Ok(()),
+        }
     }
 
     pub(super) fn check_free_space(&self, more: u64) -> Result<(), JournalError> {

@@ -150,7 +150,10 @@ impl Writer {
         let payload = op.meta.len() + op.body.len();
         let size = record_bytes(payload) as u64;
         let reserve = reserve_bytes(self.shared.options.segment_bytes);
-        match self.make_room(size, reserve) {
+        let room = self.make_room(size, reserve);
+        let lacks_segment = matches!(room, Err(JournalError::Full(_)));
+        self.shared.lacks_segment.store(lacks_segment, Relaxed);
+        match room {
             Ok(()) => {
                 let at = self.stage(Kind::Capture, &[&op.meta, &op.body], op.crc);
                 self.staged.push(Staged::Capture(at, size as u32, op));
