@@ -23,7 +23,7 @@ fn deploy(name: &str) -> PathBuf {
 }
 
 /// Runs `mailtee-postfix` on a configuration directory.
-fn script(dir: &Path, arguments: &[&str]) -> Output {
+pub(crate) fn script(dir: &Path, arguments: &[&str]) -> Output {
     age(dir);
     Command::new(deploy("mailtee-postfix"))
         .args(arguments)
@@ -42,7 +42,7 @@ fn age(dir: &Path) {
 }
 
 #[track_caller]
-fn succeeds(output: Output) -> String {
+pub(crate) fn succeeds(output: Output) -> String {
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{error}");
     String::from_utf8(output.stdout).expect("text")
@@ -50,7 +50,7 @@ fn succeeds(output: Output) -> String {
 
 /// Refused with these words, and nothing was changed.
 #[track_caller]
-fn refuses(dir: &Path, arguments: &[&str], words: &str) {
+pub(crate) fn refuses(dir: &Path, arguments: &[&str], words: &str) {
     let before = contents(dir);
     let output = script(dir, arguments);
     let error = String::from_utf8_lossy(&output.stderr);
@@ -59,7 +59,7 @@ fn refuses(dir: &Path, arguments: &[&str], words: &str) {
     assert_eq!(contents(dir), before, "{arguments:?} changed something");
 }
 
-fn postconf(dir: &Path, arguments: &[&str]) -> String {
+pub(crate) fn postconf(dir: &Path, arguments: &[&str]) -> String {
     age(dir);
     let output = Command::new("postconf")
         .arg("-c")
@@ -70,7 +70,7 @@ fn postconf(dir: &Path, arguments: &[&str]) -> String {
 }
 
 /// Every file below a directory, with its owner and mode.
-fn contents(dir: &Path) -> BTreeMap<PathBuf, (Vec<u8>, u32, u32)> {
+pub(crate) fn contents(dir: &Path) -> BTreeMap<PathBuf, (Vec<u8>, u32, u32)> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(dir).expect("a directory") {
         let path = entry.expect("an entry").path();
@@ -88,7 +88,7 @@ fn contents(dir: &Path) -> BTreeMap<PathBuf, (Vec<u8>, u32, u32)> {
 }
 
 /// Postfix's own sample files, with an owner's touches: comments, continuation lines, odd spacing.
-fn sample() -> TestDir {
+pub(crate) fn sample() -> TestDir {
     let dir = TestDir::new();
     let main =
         fs::read_to_string("/usr/share/postfix/main.cf.debian").expect("Postfix is installed");
@@ -102,7 +102,10 @@ fn sample() -> TestDir {
     dir
 }
 
-const MODES: [&str; 2] = ["content-filter", "proxy-filter"];
+const MODES: [&str; 3] = ["content-filter", "proxy-filter", "milter"];
+
+/// Those in which mail goes through mailtee and comes back in.
+const FILTERS: [&str; 2] = ["content-filter", "proxy-filter"];
 
 #[test]
 fn undo_gives_every_file_back_to_the_byte() {
@@ -157,7 +160,11 @@ fn a_dry_run_prints_exactly_what_then_happens_and_touches_nothing() {
         }
 
         let undo = succeeds(script(dir.path(), &["--undo", "--dry-run"]));
-        assert!(undo.contains("-127.0.0.1:10026 inet"), "{undo}");
+        let taken_out = match mode {
+            "milter" => "-smtpd_milters = { inet:127.0.0.1:8892,",
+            _ => "-127.0.0.1:10026 inet",
+        };
+        assert!(undo.contains(taken_out), "{undo}");
         assert!(
             dir.join("mailtee-postfix.saved").exists(),
             "a dry undo undoes nothing"
@@ -184,6 +191,7 @@ fn undo_leaves_what_the_administrator_changed_since() {
             postconf(dir.path(), &["-h", "receive_override_options"]),
             "\n"
         );
+        assert_eq!(postconf(dir.path(), &["-h", "smtpd_milters"]), "\n");
         let with_theirs = format!("smtp/inet/smtpd_helo_required = yes\n{options}");
         assert_eq!(postconf(dir.path(), &["-P"]), with_theirs, "{mode}");
         let words = |text: &str| {
@@ -252,7 +260,7 @@ fn what_it_does_not_understand_it_refuses() {
         postconf(dir.path(), arguments);
         dir
     };
-    for mode in MODES {
+    for mode in FILTERS {
         let other = with(&["-e", "content_filter=scan:[127.0.0.1]:10025"]);
         refuses(
             other.path(),
@@ -477,7 +485,7 @@ fn a_running_postfix_takes_mailtee_in_before_its_queue_and_lets_it_go() {
     );
 }
 
-fn send(to: SocketAddr, serial: u64) -> Mail {
+pub(crate) fn send(to: SocketAddr, serial: u64) -> Mail {
     let mail = Mail::plain(serial);
     let mut client = SmtpClient::greeted(to).unwrap();
     assert!(client.mail(&mail).unwrap().is_success());
@@ -485,18 +493,18 @@ fn send(to: SocketAddr, serial: u64) -> Mail {
 }
 
 /// Postfix puts its own headers before the message and changes nothing behind them.
-fn has_received(sink: &Sink, mail: &Mail) -> bool {
+pub(crate) fn has_received(sink: &Sink, mail: &Mail) -> bool {
     let received = sink.received();
     received.iter().any(|got| got.bytes.ends_with(&mail.bytes))
 }
 
-fn wait_until_received(sink: &Sink, mail: &Mail) {
+pub(crate) fn wait_until_received(sink: &Sink, mail: &Mail) {
     wait_until(Duration::from_secs(30), "the message arrives", || {
         has_received(sink, mail).then_some(())
     });
 }
 
-fn postfix_command(program: &str, dir: &Path, arguments: &[&str]) {
+pub(crate) fn postfix_command(program: &str, dir: &Path, arguments: &[&str]) {
     let output = Command::new(program)
         .arg("-c")
         .arg(dir)

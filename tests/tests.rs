@@ -69,6 +69,9 @@ mod postfix_filter;
 /// `deploy/postfix`: the change, its dry run and its undoing, on files and on a running Postfix.
 mod postfix_deploy;
 
+/// `deploy/postfix` as a milter: the last of the lists, again and again, and out of them alone.
+mod postfix_deploy_milter;
+
 /// SMTP implementations that nobody here wrote, as client and as next hop.
 mod interop_smtp;
 
