@@ -4,7 +4,7 @@
 //!
 //! | stage | what it does | never |
 //! |---|---|---|
-//! | [`frontends`] | mail comes in: SMTP, LMTP, journal reports | name a target; parse MIME, but of journal reports |
+//! | [`frontends`] | mail comes in: SMTP, LMTP, journal reports, a milter | name a target; parse MIME, but of journal reports |
 //! | [`wire`] | the protocols as pure state machines, bytes in, steps out | touch a socket, a file or a clock |
 //! | [`net`] | accept, TLS, PROXY protocol, HTTP: the I/O shell | know SMTP |
 //! | [`message`] | the vocabulary: envelope, sighting, fingerprint | do I/O |
@@ -32,7 +32,7 @@
 //!
 //! **Absent on purpose.** No stage but the journal writes to disk on the capture path. No message is held whole in memory
 //! unless it is small. Nothing reads error text to decide. Nothing of ours answers 5xx for our own failure. There is no
-//! clustering: nodes share nothing but targets. Milter, IMAP, POP3 and the e-mail engine are not here yet, nor are the
+//! clustering: nodes share nothing but targets. IMAP, POP3 and the e-mail engine are not here yet, nor are the
 //! S3 and HTTPS targets.
 
 pub mod admin;

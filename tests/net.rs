@@ -12,8 +12,8 @@ use std::{
 
 use mailtee::net::{
     Address, ClientAuthority, ClientTls, ClientTlsFiles, Connection, IdentityFiles, Networks, Peer,
-    SelfSigned, ServeOptions, ServerTls, Service, Socket, Stream, TlsError, proxy_protocol,
-    self_signed, serve,
+    SelfSigned, ServeOptions, ServerTls, Service, Socket, SocketFile, Stream, TlsError,
+    proxy_protocol, self_signed, serve,
 };
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -235,11 +235,13 @@ async fn a_unix_socket_left_by_a_crash_is_taken_over_and_a_live_one_is_not() {
     drop(left_behind);
     assert!(path.exists());
 
-    let listener = at.listen(Some(0o660)).await.unwrap();
-    assert_eq!(
-        fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-        0o660
-    );
+    let owned = SocketFile {
+        mode: Some(0o660),
+        ..SocketFile::default()
+    };
+    let listener = at.listen(Some(&owned)).await.unwrap();
+    let mode = fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o660);
     assert!(at.listen(None).await.is_err(), "somebody listens there");
     drop(listener);
     assert!(!path.exists(), "the name goes with its listener");

@@ -15,7 +15,7 @@ use crate::{
     config::{Config, ConfigError, Upstream, UpstreamTls},
     daemon,
     metrics::Metrics,
-    net::{self, Address, ClientTls, Stream},
+    net::{self, Address, ClientTls, SocketFile, Stream},
 };
 
 /// How long a next hop or a target may take to answer.
@@ -114,10 +114,14 @@ async fn look(config: &Config, findings: &mut Vec<Finding>) {
         listen(config, findings).await;
     }
     for frontend in &config.frontends {
-        let Some(upstream) = &frontend.upstream else {
+        let Some(upstream) = frontend.upstream() else {
             continue;
         };
-        let what = format!("front end {}: next hop {}", frontend.name, upstream.address);
+        let what = format!(
+            "front end {}: next hop {}",
+            frontend.name(),
+            upstream.address
+        );
         findings.push(Finding::new(what, next_hop(upstream).await));
     }
     let metrics = Arc::new(Metrics::new());
@@ -135,27 +139,28 @@ async fn look(config: &Config, findings: &mut Vec<Finding>) {
 }
 
 async fn listen(config: &Config, findings: &mut Vec<Finding>) {
-    let mut addresses: Vec<(String, Address)> = Vec::new();
+    let mut addresses: Vec<(String, Address, Option<&SocketFile>)> = Vec::new();
     if let Some(admin) = &config.admin {
         let address = Address::Tcp {
             host: admin.listen.ip().to_string(),
             port: admin.listen.port(),
         };
-        addresses.push(("admin".to_owned(), address));
+        addresses.push(("admin".to_owned(), address, None));
     }
     if let Some(vault) = &config.vault {
-        addresses.push(("vault".to_owned(), vault.listen.clone()));
+        addresses.push(("vault".to_owned(), vault.listen.clone(), None));
     }
     for frontend in &config.frontends {
         addresses.push((
-            format!("front end {}", frontend.name),
-            frontend.listen.clone(),
+            format!("front end {}", frontend.name()),
+            frontend.listen().clone(),
+            Some(frontend.socket_file()),
         ));
     }
     // Held until all have been tried: two of ours on one address are a fault too.
     let mut held = Vec::new();
-    for (who, address) in addresses {
-        let bound = address.listen(None).await;
+    for (who, address, file) in addresses {
+        let bound = address.listen(file).await;
         let what = format!("{who}: listen on {address}");
         match bound {
             Ok(listener) => {

@@ -75,7 +75,10 @@ impl Explain {
     /// The message as if it came in now.
     fn sighting(&self, config: &Config, bytes: u64) -> Sighting {
         let first = config.frontends.first();
-        let frontend = self.frontend.clone().or_else(|| Some(first?.name.clone()));
+        let frontend = self
+            .frontend
+            .clone()
+            .or_else(|| Some(first?.name().to_owned()));
         let recipients = self.recipient.iter().map(|address| Recipient {
             address: address.as_str().into(),
             ..Recipient::default()

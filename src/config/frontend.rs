@@ -1,4 +1,6 @@
 //! `[[frontend]]`: where mail comes in. Certificates stand here as files; the daemon opens them.
+//!
+//! A milter has keys of its own: whatever has to do with a next hop or with SMTP is a fault there.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -10,20 +12,59 @@ use super::{
     setting::{Bytes, Mode},
 };
 use crate::{
-    frontends::{Limits, OnCaptureFailure, TellClient},
+    frontends::{Limits, MilterLimits, MilterOptions, OnCaptureFailure, TellClient},
     message::Protocol,
-    net::{Address, ClientTlsFiles, IdentityFiles, Networks, proxy_protocol::Version},
+    net::{Address, ClientTlsFiles, IdentityFiles, Networks, SocketFile, proxy_protocol::Version},
     wire::smtp::Role,
 };
 
 /// A front end, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Frontend {
+pub enum Frontend {
+    Smtp(Box<SmtpFrontend>),
+    Milter(MilterOptions),
+}
+
+impl Frontend {
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Smtp(smtp) => &smtp.name,
+            Self::Milter(milter) => &milter.name,
+        }
+    }
+
+    pub fn listen(&self) -> &Address {
+        match self {
+            Self::Smtp(smtp) => &smtp.listen,
+            Self::Milter(milter) => &milter.listen,
+        }
+    }
+
+    /// Who may connect, where that is a unix socket.
+    pub fn socket_file(&self) -> &SocketFile {
+        match self {
+            Self::Smtp(smtp) => &smtp.socket_file,
+            Self::Milter(milter) => &milter.socket_file,
+        }
+    }
+
+    /// The next hop, where there is one.
+    pub fn upstream(&self) -> Option<&Upstream> {
+        match self {
+            Self::Smtp(smtp) => smtp.upstream.as_ref(),
+            Self::Milter(_) => None,
+        }
+    }
+}
+
+/// SMTP, LMTP, or a journal endpoint, which speaks SMTP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SmtpFrontend {
     pub name: String,
     pub protocol: Protocol,
     pub role: Role,
     pub listen: Address,
-    pub socket_mode: Option<u32>,
+    pub socket_file: SocketFile,
     /// None for the journal endpoint.
     pub upstream: Option<Upstream>,
     pub hostname: String,
@@ -60,16 +101,50 @@ pub enum UpstreamTls {
 }
 
 pub(super) fn read_frontend(mut section: Section<'_>) -> Option<Frontend> {
-    let name = super::read_name(&mut section);
     let protocols = [
         ("smtp", Protocol::Smtp),
         ("lmtp", Protocol::Lmtp),
         ("journal", Protocol::Journal),
+        ("milter", Protocol::Milter),
     ];
     let protocol = section.choice("protocol", &protocols);
     if !section.has("protocol") {
-        section.complain("protocol", "\"smtp\" | \"lmtp\" | \"journal\"");
+        section.complain("protocol", "\"smtp\" | \"lmtp\" | \"journal\" | \"milter\"");
     }
+    match protocol {
+        Some(Protocol::Milter) => read_milter(section).map(Frontend::Milter),
+        protocol => read_smtp(section, protocol).map(|it| Frontend::Smtp(Box::new(it))),
+    }
+}
+
+fn read_milter(mut section: Section<'_>) -> Option<MilterOptions> {
+    let name = super::read_name(&mut section);
+    let listen = section.required("listen");
+    let default = MilterLimits::default();
+    let limits = MilterLimits {
+        sessions: section.or("sessions_max", default.sessions),
+        recipients: section.or("recipients_max", default.recipients),
+        idle: section.or("idle_timeout", default.idle),
+        capture: section.or("capture_timeout", default.capture),
+    };
+    complain_of_none(&mut section, "sessions_max", limits.sessions);
+    complain_of_none(&mut section, "recipients_max", limits.recipients);
+    complain_of_haste(&mut section, "idle_timeout", limits.idle);
+    complain_of_haste(&mut section, "capture_timeout", limits.capture);
+    let options = MilterOptions {
+        socket_file: read_socket_file(&mut section),
+        on_capture_failure: read_policy(&mut section).unwrap_or(OnCaptureFailure::Tempfail),
+        allowed: section.or("allowed_networks", Networks::loopback()),
+        limits,
+        name: name.clone().unwrap_or_default(),
+        listen: listen.clone().unwrap_or_else(any_address),
+    };
+    section.finish();
+    (name.is_some() && listen.is_some()).then_some(options)
+}
+
+fn read_smtp(mut section: Section<'_>, protocol: Option<Protocol>) -> Option<SmtpFrontend> {
+    let name = super::read_name(&mut section);
     let role = read_role(&mut section, protocol);
     let is_journal = protocol == Some(Protocol::Journal);
     let listen = section.required("listen");
@@ -95,11 +170,7 @@ pub(super) fn read_frontend(mut section: Section<'_>) -> Option<Frontend> {
     if section.has("tls") && identity.is_none() {
         section.complain("certificate", "our certificate for `tls`, PEM");
     }
-    let policies = [
-        ("tempfail", OnCaptureFailure::Tempfail),
-        ("pass", OnCaptureFailure::Pass),
-    ];
-    let on_capture_failure = section.choice("on_capture_failure", &policies);
+    let on_capture_failure = read_policy(&mut section);
     if is_journal && on_capture_failure == Some(OnCaptureFailure::Pass) {
         section.complain(
             "on_capture_failure",
@@ -110,10 +181,10 @@ pub(super) fn read_frontend(mut section: Section<'_>) -> Option<Frontend> {
         Role::Proxy => Networks::default(),
         Role::Filter | Role::Journal => Networks::loopback(),
     };
-    let frontend = Frontend {
+    let frontend = SmtpFrontend {
         protocol: protocol.unwrap_or(Protocol::Smtp),
         role,
-        socket_mode: section.optional("socket_mode").map(|Mode(mode)| mode),
+        socket_file: read_socket_file(&mut section),
         hostname: section.or("hostname", "mailtee".to_owned()),
         on_capture_failure: on_capture_failure.unwrap_or(OnCaptureFailure::Tempfail),
         capture_rejected: section.or("capture_rejected", false),
@@ -134,6 +205,34 @@ pub(super) fn read_frontend(mut section: Section<'_>) -> Option<Frontend> {
     section.finish();
     let complete = name.is_some() && listen.is_some() && protocol.is_some();
     (complete && (is_journal || upstream.is_some())).then_some(frontend)
+}
+
+fn read_policy(section: &mut Section<'_>) -> Option<OnCaptureFailure> {
+    let policies = [
+        ("tempfail", OnCaptureFailure::Tempfail),
+        ("pass", OnCaptureFailure::Pass),
+    ];
+    section.choice("on_capture_failure", &policies)
+}
+
+fn read_socket_file(section: &mut Section<'_>) -> SocketFile {
+    SocketFile {
+        mode: section.optional("socket_mode").map(|Mode(mode)| mode),
+        owner: section.optional("socket_owner"),
+        group: section.optional("socket_group"),
+    }
+}
+
+fn complain_of_none(section: &mut Section<'_>, key: &str, count: usize) {
+    if count == 0 {
+        section.complain(key, "at least 1");
+    }
+}
+
+fn complain_of_haste(section: &mut Section<'_>, key: &str, time: Duration) {
+    if time < Duration::from_secs(1) {
+        section.complain(key, "at least \"1s\"");
+    }
 }
 
 /// Whether who connects to `to` reaches who listens at `at`, as far as the file tells: mail would go round for ever.
@@ -300,9 +399,7 @@ fn read_limits(section: &mut Section<'_>) -> Limits {
         ("sessions_per_address_max", limits.sessions_per_address),
         ("recipients_max", limits.recipients),
     ] {
-        if at_least_one == 0 {
-            section.complain(key, "at least 1");
-        }
+        complain_of_none(section, key, at_least_one);
     }
     // RFC 5321 section 4.5.3.1.4: a server takes lines of 512 octets, and extensions add to that.
     if !(512..=16 << 20).contains(&limits.line_bytes) {
@@ -315,9 +412,7 @@ fn read_limits(section: &mut Section<'_>) -> Limits {
         ("upstream_fate_timeout", limits.upstream_fate),
         ("capture_timeout", limits.capture),
     ] {
-        if time < Duration::from_secs(1) {
-            section.complain(key, "at least \"1s\"");
-        }
+        complain_of_haste(section, key, time);
     }
     limits
 }

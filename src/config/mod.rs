@@ -26,7 +26,7 @@ use toml::de::DeTable;
 
 use crate::{admin, criteria::DomainPattern, dedup, journal};
 pub use fault::{ConfigError, Fault};
-pub use frontend::{Frontend, Upstream, UpstreamTls};
+pub use frontend::{Frontend, SmtpFrontend, Upstream, UpstreamTls};
 use section::{Document, Section};
 use setting::Bytes;
 pub use target::{Store, Target};

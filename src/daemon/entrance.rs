@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use super::{DaemonError, Part};
 use crate::{
     admin,
-    config::{Frontend, Upstream, UpstreamTls},
+    config::{Frontend, SmtpFrontend, Upstream, UpstreamTls},
     frontends,
     journal::Journal,
     metrics::Metrics,
@@ -51,25 +51,26 @@ pub(super) async fn open(
     accepting: &Part,
     identities: &mut Identities,
 ) -> Result<(), DaemonError> {
-    let options = options(frontend, identities)?;
-    let address = frontends::start(
-        options,
-        journal,
-        metrics,
-        accepting.stop.clone(),
-        accepting.tasks.clone(),
-    )
-    .await?;
+    let (stop, tasks) = (accepting.stop.clone(), accepting.tasks.clone());
+    let address = match frontend {
+        Frontend::Smtp(smtp) => {
+            let options = options(smtp, identities)?;
+            frontends::start(options, journal, metrics, stop, tasks).await?
+        }
+        Frontend::Milter(milter) => {
+            frontends::start_milter(milter.clone(), journal, metrics, stop, tasks).await?
+        }
+    };
     let listen = match address {
         Some(address) => address.to_string(),
-        None => frontend.listen.to_string(),
+        None => frontend.listen().to_string(),
     };
-    tracing::info!(frontend = %frontend.name, %listen, "accepting mail");
+    tracing::info!(frontend = %frontend.name(), %listen, "accepting mail");
     Ok(())
 }
 
 fn options(
-    frontend: &Frontend,
+    frontend: &SmtpFrontend,
     identities: &mut Identities,
 ) -> Result<frontends::Options, TlsError> {
     let tls = match &frontend.identity {
@@ -95,7 +96,7 @@ fn options(
         protocol: frontend.protocol,
         role: frontend.role,
         listen: frontend.listen.clone(),
-        socket_mode: frontend.socket_mode,
+        socket_file: frontend.socket_file.clone(),
         upstream,
         hostname: frontend.hostname.clone(),
         on_capture_failure: frontend.on_capture_failure,
@@ -134,21 +135,19 @@ fn upstream_tls(
 
 /// How the status page names it.
 pub(super) fn named(frontend: &Frontend) -> admin::Frontend {
-    let role = match frontend.role {
-        Role::Filter => "filter",
-        Role::Proxy => "proxy",
-        Role::Journal => "journal",
-    };
-    let protocol = frontend.protocol.name();
-    admin::Frontend {
-        name: frontend.name.clone(),
-        kind: if protocol == role {
-            role.to_owned()
-        } else {
-            format!("{protocol}, {role}")
+    let kind = match frontend {
+        Frontend::Milter(_) => "milter".to_owned(),
+        Frontend::Smtp(smtp) => match smtp.role {
+            Role::Filter => format!("{}, filter", smtp.protocol.name()),
+            Role::Proxy => format!("{}, proxy", smtp.protocol.name()),
+            Role::Journal => "journal".to_owned(),
         },
-        listen: frontend.listen.to_string(),
-        upstream: match &frontend.upstream {
+    };
+    admin::Frontend {
+        name: frontend.name().to_owned(),
+        kind,
+        listen: frontend.listen().to_string(),
+        upstream: match frontend.upstream() {
             Some(upstream) => upstream.address.to_string(),
             None => String::new(),
         },

@@ -164,7 +164,7 @@ impl Daemon {
             .start_time_seconds
             .set(UnixMillis::from_system(started).0 as f64 / 1000.0);
         for frontend in &config.frontends {
-            metrics.touch_frontend(&frontend.name);
+            metrics.touch_frontend(frontend.name());
         }
         let (journal, dedup) = open_stores(&config, metrics.clone()).await?;
         let mut forwarding =

@@ -14,6 +14,7 @@ use super::{
     upstream,
 };
 use crate::{
+    metrics::{IntGauge, Metrics},
     net::{Connection, Peer, Refusal, Stream},
     wire::smtp::answer::Failure,
 };
@@ -35,7 +36,7 @@ pub(super) async fn run(front: Arc<FrontEnd>, connection: Connection) {
         return turn_away(&front, &id, &mut stream, &peer, failure, &"refused").await;
     }
 
-    let _open = Open::new(front.clone());
+    let _open = Open::new(&front.metrics, &front.options.name);
 
     let upstream = match upstream::connect(&front, &peer, &stream).await {
         Ok(upstream) => upstream,
@@ -53,21 +54,20 @@ fn is_allowed(front: &FrontEnd, peer: &Peer) -> bool {
 }
 
 /// The session in the gauge of open ones, however it ends.
-struct Open(Arc<FrontEnd>);
+pub(super) struct Open(IntGauge);
 
 impl Open {
-    fn new(front: Arc<FrontEnd>) -> Self {
-        let (metrics, name) = (&front.metrics, front.options.name.as_str());
-        metrics.sessions.with_label_values(&[name]).inc();
+    pub(super) fn new(metrics: &Metrics, name: &str) -> Self {
         metrics.sessions_total.with_label_values(&[name]).inc();
-        Self(front)
+        let open = metrics.sessions.with_label_values(&[name]);
+        open.inc();
+        Self(open)
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        let (metrics, name) = (&self.0.metrics, self.0.options.name.as_str());
-        metrics.sessions.with_label_values(&[name]).dec();
+        self.0.dec();
     }
 }
 

@@ -6,8 +6,8 @@ use super::{FrontEnd, reports::Reports};
 use crate::{
     journal::{Captured, Draft, Journal, JournalError},
     message::{
-        CaptureId, Fidelity, Fingerprinter, Origin, Protocol, Sighting, UnixMillis,
-        journal_report::ReportError,
+        CaptureId, Client, Envelope, Fidelity, Fingerprinter, Origin, Protocol, Sighting,
+        UnixMillis, journal_report::ReportError,
     },
     wire::smtp::{Role, relay::Ended},
 };
@@ -26,6 +26,20 @@ pub(super) struct Part {
     draft: Draft,
     fingerprinter: Fingerprinter,
     bytes: u64,
+}
+
+/// What is known of a message at its end, beside its bytes.
+pub(super) struct Seen {
+    pub(super) id: CaptureId,
+    pub(super) captured_at: UnixMillis,
+    pub(super) frontend: String,
+    pub(super) protocol: Protocol,
+    pub(super) session: String,
+    pub(super) envelope: Envelope,
+    pub(super) client: Client,
+    pub(super) fidelity: Vec<Fidelity>,
+    /// Nobody passes the message on before the sync.
+    pub(super) discard_unheard: bool,
 }
 
 /// The id for a message that arrives now.
@@ -47,6 +61,32 @@ impl Part {
         self.bytes += bytes.len() as u64;
         self.fingerprinter.update(bytes);
         self.draft.write(bytes).await
+    }
+
+    /// Survives power loss when it returns.
+    pub(super) async fn commit(mut self, seen: Seen) -> Result<Captured, JournalError> {
+        let sighting = Sighting {
+            id: seen.id,
+            captured_at: seen.captured_at,
+            frontend: seen.frontend,
+            protocol: seen.protocol,
+            session: seen.session,
+            origin: Origin::Transaction {
+                envelope: seen.envelope,
+                client: seen.client,
+            },
+            fidelity: seen.fidelity,
+            bytes: self.bytes,
+            fingerprint: self.fingerprinter.finish(),
+        };
+        if seen.discard_unheard {
+            self.draft.discard_unheard();
+        }
+        self.draft.commit(&sighting).await
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
     }
 }
 
@@ -98,24 +138,18 @@ impl Copy {
                 }
             }
         }
-        let sighting = Sighting {
+        let seen = Seen {
             id: self.id,
             captured_at: self.captured_at,
             frontend: front.options.name.clone(),
             protocol: front.options.protocol,
             session: session.to_owned(),
-            origin: Origin::Transaction {
-                envelope,
-                client: ended.client,
-            },
+            envelope,
+            client: ended.client,
             fidelity,
-            bytes: part.bytes,
-            fingerprint: part.fingerprinter.finish(),
+            // The next hop hears the end, or the client its 250, only after the sync: out of time, nobody has the message.
+            discard_unheard: front.rules.hold_end || front.options.role == Role::Journal,
         };
-        if front.rules.hold_end || front.options.role == Role::Journal {
-            // The next hop hears the end, or the client its 250, only after this: out of time, nobody has the message.
-            part.draft.discard_unheard();
-        }
-        part.draft.commit(&sighting).await
+        part.commit(seen).await
     }
 }

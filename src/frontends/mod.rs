@@ -1,4 +1,5 @@
-//! Where mail comes in: SMTP and LMTP in front of a next hop, and the journal endpoint that has none.
+//! Where mail comes in: SMTP and LMTP in front of a next hop, the journal endpoint that has none, and the milter that
+//! stands beside a mail server (`milter`).
 //!
 //! The talk itself is [`crate::wire::smtp::Relay`]; here bytes are carried between it and the sockets (`pump`), its steps
 //! are carried out (`session`), and the copy goes into the journal (`copy`). Connections to the next hop may outlive their
@@ -7,6 +8,7 @@
 
 mod arrival;
 mod copy;
+mod milter;
 mod options;
 mod pump;
 mod reports;
@@ -14,6 +16,7 @@ mod session;
 mod sink;
 mod upstream;
 
+pub use milter::{MilterLimits, MilterOptions, start as start_milter};
 pub use options::{Limits, OnCaptureFailure, Options, TellClient, Tls, Upstream, UpstreamTls};
 pub use sink::sink;
 
@@ -72,7 +75,7 @@ pub async fn start(
     })?;
     let listener = options
         .listen
-        .listen(options.socket_mode)
+        .listen(Some(&options.socket_file))
         .await
         .map_err(|source| StartError::Listen {
             name: options.name.clone(),

@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use crate::{
     message::Protocol,
-    net::{Address, ClientTls, Networks, ServerTls, proxy_protocol},
+    net::{Address, ClientTls, Networks, ServerTls, SocketFile, proxy_protocol},
     wire::smtp::{self, Dialect, Role, Rules},
 };
 
@@ -17,8 +17,8 @@ pub struct Options {
     pub protocol: Protocol,
     pub role: Role,
     pub listen: Address,
-    /// Permissions of a unix socket.
-    pub socket_mode: Option<u32>,
+    /// Who may connect to a unix socket.
+    pub socket_file: SocketFile,
     pub upstream: Option<Upstream>,
     /// Our name in greetings of our own.
     pub hostname: String,
@@ -150,7 +150,7 @@ impl Options {
             protocol,
             role,
             listen,
-            socket_mode: None,
+            socket_file: SocketFile::default(),
             upstream: None,
             hostname: "mailtee".to_owned(),
             on_capture_failure: OnCaptureFailure::Tempfail,

@@ -152,7 +152,7 @@ pub enum Acceptance {
     Rejected { reply: WireText },
     /// Synced in the journal, but its answer was never recorded (a crash, a lost connection).
     Unknown,
-    /// There is no next hop (protocol `journal`), or the message lay in a mailbox.
+    /// There is no next hop (protocol `journal`), nobody tells us (a milter), or the message lay in a mailbox.
     NotAsked,
 }
 

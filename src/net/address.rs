@@ -1,4 +1,5 @@
-//! Where to listen and where to connect: `host:port` or `unix:/path`, as Postfix and the configuration write it.
+//! Where to listen and where to connect: `host:port` or `unix:/path`; also as Postfix and Sendmail write a milter's
+//! (`inet:host:port`, `inet:port@host`, `local:/path`).
 //!
 //! A host name is resolved at each connect, so a next hop may move. Every address it has is tried, in the resolver's order,
 //! and one that does not answer holds the next up for a moment only.
@@ -12,7 +13,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Listener, Socket, socket::tune};
+use super::{Listener, Socket, SocketFile, socket::tune};
 
 /// One end of a connection.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -59,11 +60,13 @@ impl Address {
         Ok(Socket::from(stream))
     }
 
-    /// Listens here. `socket_mode` is the permission of a unix socket (0o666 where none is given: whoever may enter
-    /// its directory may connect).
-    pub async fn listen(&self, socket_mode: Option<u32>) -> io::Result<Listener> {
+    /// Listens here. A unix socket gets the permissions of `file`.
+    pub async fn listen(&self, file: Option<&SocketFile>) -> io::Result<Listener> {
         match self {
-            Self::Unix(path) => Listener::bind_unix(path, socket_mode.unwrap_or(0o666)),
+            Self::Unix(path) => match file {
+                Some(file) => Listener::bind_unix(path, file),
+                None => Listener::bind_unix(path, &SocketFile::default()),
+            },
             Self::Tcp { host, port } => {
                 let mut last = None;
                 for address in lookup_host((host.as_str(), *port)).await? {
@@ -115,10 +118,19 @@ impl FromStr for Address {
         let bad = || BadAddress {
             found: text.to_owned(),
         };
-        if let Some(path) = text.strip_prefix("unix:") {
+        let unix = text.strip_prefix("unix:");
+        if let Some(path) = unix.or_else(|| text.strip_prefix("local:")) {
             let fits = path.starts_with('/') && path.len() <= UNIX_PATH_BYTES_MAX;
             return fits.then(|| Self::Unix(path.into())).ok_or_else(bad);
         }
+        let inet = text.strip_prefix("inet:");
+        let inet = inet.or_else(|| text.strip_prefix("inet6:"));
+        let turned = inet.and_then(|it| it.split_once('@'));
+        let turned = turned.map(|(port, host)| match host.contains(':') {
+            true => format!("[{}]:{port}", host.trim_matches(['[', ']'])),
+            false => format!("{host}:{port}"),
+        });
+        let text = turned.as_deref().or(inet).unwrap_or(text);
         let (host, port) = text.rsplit_once(':').ok_or_else(bad)?;
         let host = match host.strip_prefix('[') {
             Some(inside) => {
@@ -242,6 +254,19 @@ mod tests {
     }
 
     #[test]
+    fn a_milter_s_address_is_read_as_postfix_and_sendmail_write_it() {
+        for (text, means) in [
+            ("inet:127.0.0.1:8892", "127.0.0.1:8892"),
+            ("inet:8892@127.0.0.1", "127.0.0.1:8892"),
+            ("inet6:8892@::1", "[::1]:8892"),
+            ("inet:8892@localhost", "localhost:8892"),
+            ("local:/run/mailtee/milter", "unix:/run/mailtee/milter"),
+        ] {
+            assert_eq!(text.parse::<Address>().unwrap().to_string(), means);
+        }
+    }
+
+    #[test]
     fn what_is_no_address_is_refused() {
         let long = format!("unix:/{}", "x".repeat(UNIX_PATH_BYTES_MAX));
         for text in [
@@ -255,6 +280,10 @@ mod tests {
             "[host]:25",
             "a b:25",
             "unix:relative",
+            "local:relative",
+            "inet:8892",
+            "inet:8892@",
+            "inet:@host",
             &long,
         ] {
             assert!(text.parse::<Address>().is_err(), "{text}");

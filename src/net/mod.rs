@@ -20,7 +20,7 @@ mod tls;
 pub use address::{Address, BadAddress};
 pub use http::Http;
 pub use limits::Refusal;
-pub use listener::Listener;
+pub use listener::{Listener, SocketFile};
 pub use networks::{BadNetwork, Network, Networks};
 pub use self_signed::{SelfSigned, self_signed};
 pub use serve::{Connection, ServeOptions, Service, serve};
