@@ -27,13 +27,16 @@ impl Default for Offer {
     }
 }
 
+/// Stages, and the names wanted there with spaces between them.
+pub type WantedMacros = Vec<(u32, Vec<u8>)>;
+
 /// What a milter said.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
     /// What it chose of the offer, and the macros it wants: stage and names.
     Negotiated {
         chosen: Offer,
-        macros: Vec<(u32, Vec<u8>)>,
+        macros: WantedMacros,
     },
     Continue,
     Accept,
@@ -210,7 +213,7 @@ impl Mta {
 }
 
 /// None where it is cut short, or chooses what was not offered.
-fn read_choice(mut payload: &[u8], offer: Offer) -> Option<(Offer, Vec<(u32, Vec<u8>)>)> {
+fn read_choice(mut payload: &[u8], offer: Offer) -> Option<(Offer, WantedMacros)> {
     let chosen = Offer {
         version: number(&mut payload)?,
         actions: number(&mut payload)?,
