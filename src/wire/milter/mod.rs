@@ -13,7 +13,7 @@ mod transaction;
 
 pub use filter::{Filter, Negotiated, Rules, Step, Verdict};
 pub use frame::{FRAME_BYTES_MAX, Garbage};
-pub use mta::{Mta, Offer, Reply};
+pub use mta::{Mta, Offer, Reply, WantedMacros};
 pub use transaction::Ended;
 
 /// The newest version there is.
