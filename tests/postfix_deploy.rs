@@ -34,7 +34,7 @@ pub(crate) fn script(dir: &Path, arguments: &[&str]) -> Output {
 }
 
 /// Postfix waits two seconds before it reads a main.cf that was just written, lest it is half written.
-fn age(dir: &Path) {
+pub(crate) fn age(dir: &Path) {
     if let Ok(file) = fs::File::options().append(true).open(dir.join("main.cf")) {
         let minute_ago = std::time::SystemTime::now() - Duration::from_secs(60);
         file.set_modified(minute_ago).expect("our own file");

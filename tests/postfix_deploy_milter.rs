@@ -1,10 +1,24 @@
-//! `deploy/postfix`, milter mode: ours is the last of the lists that are there, again and again, and comes out of them alone.
+//! `deploy/postfix`, milter mode: ours is the last of the lists that are there, again and again, and comes out of them alone;
+//! then on a running Postfix.
 
-use std::fs;
+use std::{
+    fs,
+    io::Write,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use crate::{
-    kit::TestDir,
-    postfix_deploy::{contents, postconf, refuses, sample, script, succeeds},
+    kit::{
+        Archive, Mail, Mailtee, Peer, Sink, SmtpClient, TestDir, archive::Copy, daemon::Setting,
+        wait_until,
+    },
+    postfix_deploy::{
+        contents, has_received, postconf, postfix_command, refuses, sample, script, send, succeeds,
+        wait_until_received,
+    },
 };
 
 const OURS: &str = "{ inet:127.0.0.1:8892, default_action=tempfail, protocol=6, connect_timeout=10s, \
@@ -195,4 +209,150 @@ fn what_milter_mode_does_not_understand_it_refuses() {
     // A longer port is another one.
     let near = sample_with("smtpd_milters = inet:127.0.0.1:88921\n");
     succeeds(script(near.path(), &["milter"]));
+}
+
+/// mailtee with a milter front end.
+pub(crate) fn milter() -> Setting {
+    Mailtee::filter("")
+        .option("protocol", "\"milter\"")
+        .without("role")
+        .without("upstream")
+}
+
+/// By the `sendmail` command, as a local user's program does.
+fn submit(dir: &Path, mail: &Mail) {
+    let mut child = Command::new("/usr/sbin/sendmail")
+        .arg("-C")
+        .arg(dir)
+        .args(["-f", &mail.sender, "--"])
+        .args(&mail.recipients)
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("Postfix is installed");
+    let text = String::from_utf8(mail.bytes.clone())
+        .unwrap()
+        .replace("\r\n", "\n");
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(text.as_bytes()).unwrap();
+    drop(stdin);
+    assert!(child.wait().unwrap().success());
+}
+
+/// Signed before it came to us: the signer's header is in the copy, and the message ends as it was sent.
+#[track_caller]
+pub(crate) fn assert_signed(copy: &Copy, mail: &Mail) {
+    let text = String::from_utf8_lossy(&copy.bytes);
+    assert!(text.contains("DKIM-Signature: "), "{}: {text}", mail.kind);
+}
+
+#[test]
+fn a_running_postfix_shows_mailtee_what_was_signed_and_lets_it_go() {
+    let next_hop = Sink::start();
+    let signer = Peer::set("opendkim").start();
+    let postfix = Peer::set("postfix")
+        .env("NEXT_HOP", next_hop.address())
+        .env(
+            "EXTRA_MAIN",
+            format!(
+                "smtpd_milters = inet:{0}\nnon_smtpd_milters = inet:{0}",
+                signer.var("MILTER")
+            ),
+        )
+        .start();
+    let dir = PathBuf::from(postfix.var("MAIL_CONFIG"));
+    let before = contents(&dir);
+    let mut mailtee = milter().start();
+    let address = mailtee.frontend.to_string();
+    succeeds(script(&dir, &["milter", "--filter", &address]));
+    postfix_command("postfix", &dir, &["reload"]);
+
+    let front = postfix.address("SMTP");
+    let captured = |mailtee: &Mailtee| {
+        let outcome = [("frontend", "front"), ("outcome", "captured")];
+        mailtee.metrics().value("captured_messages_total", &outcome)
+    };
+    let mut serial = 0;
+    let by_smtp = wait_until(Duration::from_secs(20), "mail is shown to mailtee", || {
+        // Server processes from before the reload end by and by.
+        serial += 1;
+        let mail = send(front, serial);
+        (captured(&mailtee) > 0.0).then_some(mail)
+    });
+    let by_command = Mail::plain(1_000);
+    submit(&dir, &by_command);
+    for mail in [&by_smtp, &by_command] {
+        wait_until_received(&next_hop, mail);
+    }
+    mailtee.wait_until_forwarded(Duration::from_secs(30));
+    let archive = Archive::read(&mailtee);
+    for mail in [&by_smtp, &by_command] {
+        let copy = archive.one_with(&mail.bytes, mail.kind);
+        assert_signed(copy, mail);
+        assert!(copy.recipients().contains("recipient@mailtee.test"));
+    }
+
+    // mailtee is down: nothing passes, nothing bounces; it waits where it came in.
+    mailtee.terminate();
+    let mut client = SmtpClient::greeted(front).unwrap();
+    let reply = client.mail(&Mail::plain(2_000)).unwrap();
+    assert!(reply.text().starts_with("451"), "{}", reply.text());
+    let waits = Mail::plain(2_001);
+    submit(&dir, &waits);
+    wait_until(Duration::from_secs(20), "Postfix looks for mailtee", || {
+        let log = postfix.file("log/maillog");
+        let in_vain = |line: &str| line.contains("/cleanup[") && line.contains("connect to Milter");
+        log.lines().any(in_vain).then_some(())
+    });
+    assert!(!has_received(&next_hop, &waits));
+
+    // Out: the files as they were, and mail passes without it.
+    succeeds(script(&dir, &["--undo"]));
+    assert_eq!(contents(&dir), before);
+    postfix_command("postfix", &dir, &["reload"]);
+    wait_until(Duration::from_secs(20), "mail passes again", || {
+        serial += 1;
+        let mut client = SmtpClient::greeted(front).ok()?;
+        let reply = client.mail(&Mail::plain(serial)).ok()?;
+        reply.is_success().then_some(())
+    });
+    postfix_command("postkick", &dir, &["public", "pickup", "W"]);
+    wait_until_received(&next_hop, &waits);
+}
+
+#[test]
+fn a_postfix_in_its_chroot_reaches_mailtee_by_a_unix_socket() {
+    let next_hop = Sink::start();
+    let postfix = Peer::set("postfix")
+        .env("NEXT_HOP", next_hop.address())
+        .start();
+    let dir = PathBuf::from(postfix.var("MAIL_CONFIG"));
+    let folder = postfix.dir().join("spool/mailtee");
+    fs::create_dir(&folder).unwrap();
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+    let socket = format!("unix:{}", folder.join("milter.sock").display());
+    let mailtee = milter()
+        .append(&format!(
+            "[[frontend]]\nname = \"socket\"\nprotocol = \"milter\"\nlisten = \"{socket}\"\nsocket_mode = \"0666\""
+        ))
+        .start();
+    for service in [&format!("{}/inet", postfix.var("SMTP")), "cleanup/unix"] {
+        postconf(&dir, &["-F", &format!("{service}/chroot=y")]);
+    }
+    succeeds(script(&dir, &["milter", "--filter", &socket]));
+    postfix_command("postfix", &dir, &["reload"]);
+    let captured = || {
+        let outcome = [("frontend", "socket"), ("outcome", "captured")];
+        mailtee.metrics().value("captured_messages_total", &outcome)
+    };
+    let mut serial = 0;
+    wait_until(Duration::from_secs(20), "mail is shown to mailtee", || {
+        serial += 1;
+        send(postfix.address("SMTP"), serial);
+        (captured() > 0.0).then_some(())
+    });
+    let by_command = Mail::plain(1_000);
+    submit(&dir, &by_command);
+    wait_until_received(&next_hop, &by_command);
+    mailtee.wait_until_forwarded(Duration::from_secs(30));
+    Archive::read(&mailtee).one_with(&by_command.bytes, "what sendmail(1) submitted");
 }

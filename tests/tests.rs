@@ -72,6 +72,12 @@ mod postfix_deploy;
 /// `deploy/postfix` as a milter: the last of the lists, again and again, and out of them alone.
 mod postfix_deploy_milter;
 
+/// `mailtee check --postfix` against a real Postfix, each warning provoked.
+mod postfix_deploy_check;
+
+/// `deploy/sendmail`: the fragment in a sendmail.cf that m4 builds, and in a running Sendmail.
+mod sendmail_deploy;
+
 /// SMTP implementations that nobody here wrote, as client and as next hop.
 mod interop_smtp;
 

@@ -10,6 +10,7 @@ use super::{
     ConfigFile, Format, Verdict,
     explain::Explain,
     output::{self, Row},
+    postfix::PostfixCheck,
 };
 use crate::{
     config::{Config, ConfigError, Upstream, UpstreamTls},
@@ -25,14 +26,17 @@ const PATIENCE: Duration = Duration::from_secs(15);
 #[command(
     about = "Check the configuration, and what it names: addresses, next hops, targets",
     after_help = "Examples:\n  mailtee check --config mailtee.toml\n  mailtee check --offline --format json\n  \
+                  mailtee check --postfix\n  \
                   mailtee check --explain message.eml --sender ada@example.org --recipient grace@example.net"
 )]
 pub(super) struct Check {
     #[command(flatten)]
     config: ConfigFile,
-    /// Read the file and nothing more.
+    /// Read the file, and with --postfix what postconf tells, and try no address.
     #[arg(long)]
     offline: bool,
+    #[command(flatten)]
+    postfix: PostfixCheck,
     #[command(flatten)]
     explain: Explain,
     #[arg(long, value_enum, default_value = "text")]
@@ -41,20 +45,33 @@ pub(super) struct Check {
 
 /// One thing that was looked at.
 #[derive(Debug, Serialize)]
-struct Finding {
+pub(super) struct Finding {
     what: String,
     ok: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     why: Option<String>,
+    /// Worth knowing, and no fault.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
 }
 
 impl Finding {
-    fn new(what: String, result: Result<(), String>) -> Self {
+    pub(super) fn new(what: String, result: Result<(), String>) -> Self {
         let why = result.err();
         Self {
             what,
             ok: why.is_none(),
             why,
+            note: None,
+        }
+    }
+
+    pub(super) fn noted(what: String, note: String) -> Self {
+        Self {
+            what,
+            ok: true,
+            why: None,
+            note: Some(note),
         }
     }
 }
@@ -62,7 +79,11 @@ impl Finding {
 impl Row for Finding {
     const HEADINGS: &'static [&'static str] = &["CHECK", "RESULT"];
     fn cells(&self) -> Vec<String> {
-        let result = self.why.clone().unwrap_or_else(|| "ok".to_owned());
+        let result = match (&self.why, &self.note) {
+            (Some(why), _) => why.clone(),
+            (None, Some(note)) => format!("note: {note}"),
+            (None, None) => "ok".to_owned(),
+        };
         vec![self.what.clone(), result]
     }
 }
@@ -89,6 +110,7 @@ impl Check {
         if !self.offline {
             super::small_runtime()?.block_on(look(&config, &mut findings));
         }
+        self.postfix.look(&config, &mut findings);
         output::rows(self.format, &findings)?;
         Ok(if findings.iter().all(|finding| finding.ok) {
             Verdict::Well

@@ -6,6 +6,7 @@ mod completions;
 mod demo;
 mod explain;
 mod output;
+mod postfix;
 mod queue;
 mod run;
 mod source;
