@@ -74,7 +74,14 @@ pub const CAPTURE_OUTCOMES: [&str; 6] = [
 ];
 
 /// The values of `outcome` in `forwarded_messages_total`.
-pub const FORWARD_OUTCOMES: [&str; 5] = ["stored", "duplicate", "excluded", "parked", "failed"];
+pub const FORWARD_OUTCOMES: [&str; 6] = [
+    "stored",    // the target confirmed it
+    "duplicate", // the target has the message: this sighting was recorded beside it
+    "excluded",  // a criterion said no
+    "parked",    // the target refused it for good
+    "dropped",   // an operator gave it up
+    "failed",    // an attempt failed, and it comes again
+];
 
 /// The values of `result` in `target_requests_total`.
 const REQUEST_RESULTS: [&str; 4] = ["ok", "transient", "refused", "unauthorized"];

@@ -294,6 +294,73 @@ fn the_queue_is_the_same_through_the_daemon_and_without_it() {
     assert_eq!(unknown.status.code(), Some(3));
 }
 
+#[test]
+fn a_dropped_capture_never_comes_back_and_other_targets_keep_theirs() {
+    let sink = Sink::start();
+    let mut mailtee = Mailtee::filter(sink.address())
+        .without_vault()
+        .append(&gone("archive"))
+        .append(&gone("other"))
+        .start();
+    send(&mailtee, 1);
+    send(&mailtee, 2);
+    let ids = listed(&mailtee, &[]);
+    let drop = |mailtee: &Mailtee, id: &str, more: &[&str]| {
+        let arguments = [&["queue", "drop", id, "--target", "archive"], more].concat();
+        let output = mailtee.command(&arguments);
+        (
+            output.status.code(),
+            text(&output.stdout),
+            text(&output.stderr),
+        )
+    };
+    let left = |mailtee: &Mailtee, target: &str| listed(mailtee, &["--target", target]);
+
+    let (code, _, why) = drop(&mailtee, &ids[0], &["--yes"]);
+    assert_eq!(code, Some(1), "{why}");
+    assert!(why.contains("only what is parked or held"), "{why}");
+    for id in &ids {
+        assert!(mailtee.command(&["queue", "hold", id]).status.success());
+    }
+    let (code, told, _) = drop(&mailtee, &ids[0], &[]);
+    assert_eq!(code, Some(1), "{told}");
+    assert!(
+        told.contains("would be dropped") && told.contains("<sender"),
+        "{told}"
+    );
+    assert_eq!(left(&mailtee, "archive"), ids);
+
+    let (code, told, _) = drop(&mailtee, &ids[0], &["--yes", "--format", "json"]);
+    assert_eq!(code, Some(0), "{told}");
+    let told: serde_json::Value = serde_json::from_str(&told).expect("JSON");
+    assert_eq!(
+        (&told["dropped"], &told["state"]),
+        (&true.into(), &"held".into())
+    );
+    assert_eq!(left(&mailtee, "archive"), ids[1..]);
+    assert_eq!(left(&mailtee, "other"), ids);
+    let labels = [("target", "archive"), ("outcome", "dropped")];
+    assert_eq!(
+        mailtee.metrics().value("forwarded_messages_total", &labels),
+        1.0
+    );
+    assert!(mailtee.log().contains("an operator dropped it"));
+
+    mailtee.terminate();
+    let (code, _, why) = drop(&mailtee, &ids[1], &["--yes"]);
+    assert_eq!(code, Some(0), "without a daemon: {why}");
+    mailtee.start();
+    for id in &ids {
+        assert!(mailtee.command(&["queue", "release", id]).status.success());
+    }
+    let waiting = |target| {
+        mailtee
+            .metrics()
+            .value("waiting_messages", &[("target", target)])
+    };
+    assert_eq!((waiting("archive"), waiting("other")), (0.0, 2.0));
+}
+
 /// Sends mail of this many bytes until none is taken any more.
 fn send_until_refused(mailtee: &Mailtee, serials: &mut std::ops::RangeFrom<u64>, bytes: usize) {
     loop {

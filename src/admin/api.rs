@@ -6,6 +6,7 @@
 //! | `GET /api/queue/ID` | the sighting, its acceptance, its state for each target |
 //! | `GET /api/queue/ID/message` | the bytes |
 //! | `POST /api/queue/ID/hold`, `…/release`, `…/retry?target=` | `{"changed": bool}` |
+//! | `POST /api/queue/ID/drop?target=` | `{"changed": bool}`: only what is parked there or held |
 //! | `POST /api/queue/retry?target=` | `{"retried": number}`: all that the target refused |
 //! | `POST /api/verify?target=` | journal and dedup map compared with the target |
 
@@ -44,6 +45,7 @@ pub(super) fn router() -> Router<Arc<Shared>> {
         .route("/queue/{id}/hold", post(hold))
         .route("/queue/{id}/release", post(release))
         .route("/queue/{id}/retry", post(retry))
+        .route("/queue/{id}/drop", post(drop_capture))
         .route("/verify", post(verify))
 }
 
@@ -217,13 +219,25 @@ async fn retry(
     changed(journal(&shared)?.retry(id, target).await?)
 }
 
+async fn drop_capture(
+    State(shared): State<Arc<Shared>>,
+    Path(id): Path<String>,
+    Query(query): Query<TargetQuery>,
+) -> Answer<Response> {
+    let id = capture_id(&id)?;
+    let target = query.target.ok_or_else(needs_target)?;
+    changed(journal(&shared)?.give_up(id, &target).await?)
+}
+
+fn needs_target() -> Refusal {
+    Refusal::Asked("`target` is needed".to_owned())
+}
+
 async fn retry_all(
     State(shared): State<Arc<Shared>>,
     Query(query): Query<TargetQuery>,
 ) -> Answer<Response> {
-    let Some(target) = query.target else {
-        return Err(Refusal::Asked("`target` is needed".to_owned()));
-    };
+    let target = query.target.ok_or_else(needs_target)?;
     let retried = journal(&shared)?.retry_all(&target).await?;
     tracing::info!(target_name = %target, retried, "an operator lets what is parked be tried again");
     Ok(Json(json!({ "retried": retried })).into_response())

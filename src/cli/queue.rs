@@ -1,5 +1,7 @@
 //! `mailtee queue`: the captures that are not finished, seen and moved by an operator.
 
+mod drop;
+
 use std::{
     io::{self, Write},
     path::PathBuf,
@@ -27,7 +29,8 @@ const PAGE: usize = 500;
 #[command(
     about = "Look at what waits, and move it",
     after_help = "Examples:\n  mailtee queue list\n  mailtee queue list --state parked --format json\n  \
-                  mailtee queue retry --parked --target archive"
+                  mailtee queue retry --parked --target archive\n  \
+                  mailtee queue drop 019a3c5e7b2f7d418c9e0f1a2b3c4d5e --target archive --yes"
 )]
 pub(super) struct Queue {
     #[command(flatten)]
@@ -95,6 +98,22 @@ enum Verb {
         #[arg(required = true)]
         ids: Vec<CaptureId>,
     },
+    /// Give one capture up for a target that parked it, or while it is held: that target never gets it
+    #[command(
+        after_help = "Without --yes it says what would be dropped and changes nothing. Other targets keep their copy or wait \
+                      for it; `mailtee queue export` saves the message first.\n\nExample:\n  \
+                      mailtee queue drop 019a3c5e7b2f7d418c9e0f1a2b3c4d5e --target archive --yes"
+    )]
+    Drop {
+        id: CaptureId,
+        #[arg(long)]
+        target: String,
+        /// Do it.
+        #[arg(long)]
+        yes: bool,
+        #[arg(long, value_enum, default_value = "text")]
+        format: Format,
+    },
     /// Check every record of the journal
     #[command(
         after_help = "Examples:\n  mailtee queue fsck\n  mailtee queue fsck --repair    (the daemon stopped)"
@@ -146,6 +165,15 @@ impl Queue {
                 }
                 Verb::Hold { ids } => change(&source, Change::Hold, &ids, None).await,
                 Verb::Release { ids } => change(&source, Change::Release, &ids, None).await,
+                Verb::Drop {
+                    id,
+                    target,
+                    yes,
+                    format,
+                } => match targets.contains(&target) {
+                    true => drop::run(&source, id, &target, yes, format).await,
+                    false => bail!("there is no target {target:?}"),
+                },
                 Verb::Fsck { .. } => unreachable!("answered above, without a daemon"),
             }
         })

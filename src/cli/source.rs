@@ -34,6 +34,8 @@ pub(super) enum Change {
     Hold,
     Release,
     Retry,
+    /// For one target.
+    Drop,
 }
 
 impl Change {
@@ -42,6 +44,7 @@ impl Change {
             Self::Hold => "hold",
             Self::Release => "release",
             Self::Retry => "retry",
+            Self::Drop => "drop",
         }
     }
 }
@@ -164,6 +167,7 @@ impl Source {
                     Change::Hold => journal.hold(id).await,
                     Change::Release => journal.release(id).await,
                     Change::Retry => journal.retry(id, target).await,
+                    Change::Drop => journal.give_up(id, target.unwrap_or_default()).await,
                 };
                 journal.close().await?;
                 Ok(changed?)

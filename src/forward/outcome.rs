@@ -300,6 +300,7 @@ impl Tally {
             Outcome::Duplicate { .. } => "duplicate",
             Outcome::Excluded { .. } => "excluded",
             Outcome::Parked { .. } => "parked",
+            Outcome::Dropped => "dropped",
         };
         self.count(name);
         if matches!(outcome, Outcome::Excluded { .. }) {

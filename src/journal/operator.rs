@@ -1,9 +1,9 @@
-//! What an operator does to captures: hold, release, retry. Each is a record in the log, synced when it is answered.
+//! What an operator does to captures: hold, release, retry, drop. Each is a record in the log, synced when it is answered.
 
 use tokio::sync::oneshot;
 
 use super::{
-    Journal, JournalError, View,
+    Journal, JournalError, Outcome, View,
     format::{Location, Record},
     index::Entry,
     shared::{Change, Op},
@@ -96,6 +96,30 @@ impl Journal {
                 retried += u64::from(answer.await.map_err(|_| JournalError::Closed)??);
             }
         }
+    }
+
+    /// Gives a capture up for one target, which never gets it; the others are not touched. Only what is parked there or
+    /// held may go: whether it was.
+    pub async fn give_up(&self, id: CaptureId, target: &str) -> Result<bool, JournalError> {
+        while let Some(of) = self.look_up(id).await? {
+            let slot = {
+                let index = self.shared.log.index.lock();
+                if index.entry(of).is_none_or(Entry::is_finished) {
+                    continue;
+                }
+                let slot = index.slot_of(target);
+                slot.filter(|slot| index.is_at_rest(of, *slot))
+            };
+            let Some(slot) = slot else { break };
+            let outcome = Outcome::Dropped;
+            if self.change(Record::Settle { of, slot, outcome }).await? {
+                tracing::warn!(capture = %id, target_name = target, "an operator dropped it: this target never gets it");
+                let counter = &self.shared.metrics.forwarded_messages_total;
+                counter.with_label_values(&[target, "dropped"]).inc();
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     async fn look_up(&self, id: CaptureId) -> Result<Option<Location>, JournalError> {

@@ -16,4 +16,6 @@ pub enum Outcome {
     Excluded { rule: String },
     /// The target refused it for good; kept until an operator retries or exports it.
     Parked { why: String },
+    /// An operator gave it up: this target never gets it.
+    Dropped,
 }

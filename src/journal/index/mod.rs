@@ -210,6 +210,16 @@ impl Index {
         self.targets.get(usize::from(slot))?.as_ref()
     }
 
+    /// Parked at the target, or held by an operator, and on its way to nobody.
+    pub(super) fn is_at_rest(&self, of: Location, slot: u8) -> bool {
+        let (Some(entry), Some(target)) = (self.entry(of), self.target(slot)) else {
+            return false;
+        };
+        let is_open = entry.has_fate() && !entry.is_finished() && !entry.is_done_for(slot);
+        let rests = entry.is_held() || target.parked.contains_key(&of);
+        is_open && rests && !target.leased.contains(&of)
+    }
+
     /// Live captures that were moved.
     pub(super) fn moved(&self) -> Vec<Location> {
         self.moved.iter().copied().collect()

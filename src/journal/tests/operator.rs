@@ -158,3 +158,53 @@ async fn an_operator_finds_a_capture_that_is_being_moved() {
     assert_eq!(journal.queue("vault").waiting(), 1);
     assert_eq!(journal.queue("archive").waiting(), 1);
 }
+
+#[tokio::test]
+async fn only_what_rests_can_be_dropped_and_it_stays_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(dir.path());
+    let journal = open(&options, &["vault", "archive"]);
+    let vault = journal.queue("vault");
+    let id = sighting(1, 0).id;
+    let captured = capture(&journal, 1, 1_000).await.unwrap();
+    assert!(journal.hold(id).await.unwrap());
+    assert!(
+        !journal.give_up(id, "vault").await.unwrap(),
+        "the next hop has not answered"
+    );
+    assert!(journal.release(id).await.unwrap());
+    captured.release(accepted());
+    released(&journal).await;
+    assert!(!journal.give_up(id, "vault").await.unwrap(), "it waits");
+    let lease = vault.lease(1, 1 << 20).await.pop().unwrap();
+    assert!(journal.hold(id).await.unwrap());
+    assert!(
+        !journal.give_up(id, "vault").await.unwrap(),
+        "held, and on its way"
+    );
+    let why = "tooLarge".into();
+    lease.settle(Outcome::Parked { why });
+    assert!(journal.release(id).await.unwrap());
+    assert_eq!(vault.parked(), 1);
+    assert!(journal.retry(id, Some("vault")).await.unwrap());
+    assert!(
+        !journal.give_up(id, "vault").await.unwrap(),
+        "it waits again"
+    );
+    let lease = vault.lease(1, 1 << 20).await.pop().unwrap();
+    let why = "tooLarge".into();
+    lease.settle(Outcome::Parked { why });
+    until("parked", || vault.parked() == 1).await;
+    assert!(journal.give_up(id, "vault").await.unwrap());
+    assert_eq!((vault.parked(), vault.waiting()), (0, 0));
+    assert!(!journal.retry(id, Some("vault")).await.unwrap());
+    assert_eq!(journal.queue("archive").waiting(), 1);
+    journal.close().await.unwrap();
+    drop((journal, vault));
+
+    let journal = open(&options, &["vault", "archive"]);
+    let vault = journal.queue("vault");
+    assert_eq!((vault.parked(), vault.waiting(), vault.held()), (0, 0, 0));
+    assert_eq!(journal.queue("archive").waiting(), 1);
+    journal.close().await.unwrap();
+}

@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 pub(super) use room::reserve_bytes;
 
 use super::{
-    JournalError,
+    JournalError, Outcome,
     backlog::Backlog,
     capture::Captured,
     disk::DiskFile,
@@ -167,6 +167,21 @@ impl Writer {
     fn change(&mut self, change: Change) {
         if self.has_staged_move {
             self.flush(true);
+        }
+        if let Record::Settle {
+            of,
+            slot,
+            outcome: Outcome::Dropped,
+        } = &change.record
+        {
+            // What was asked before counts: it may let the capture go.
+            self.flush(false);
+            if !self.shared.log.index.lock().is_at_rest(*of, *slot) {
+                if let Some(reply) = change.reply {
+                    let _ = reply.send(Ok(false));
+                }
+                return;
+            }
         }
         if let (Record::Settle { slot, .. }, Some(generation)) = (&change.record, change.generation)
         {
