@@ -2,7 +2,7 @@
 """smtp.py - mailtee on the mail path, against its peers in the same run. Started by benches/run.
 
 Usage: smtp.py --bin mailtee --work DIR --out FILE [--quick] [--only CASE,...]
-Cases: rates postfix latency link large idle. Each prints what it measured; FILE gets one line of JSON a figure:
+Cases: rates postfix milter latency link large idle. Each prints what it measured; FILE gets one line of JSON a figure:
 {"figure", "value", "unit", "against", "ratio", "aim", "met"}. Rounds go from peer to peer, so that a busy machine hits all.
 """
 import argparse, json, os, shutil, socket, subprocess, sys, time
@@ -13,7 +13,7 @@ p.add_argument("--bin", required=True)
 p.add_argument("--work", required=True)
 p.add_argument("--out", required=True)
 p.add_argument("--quick", action="store_true")
-p.add_argument("--only", default="rates,postfix,latency,link,large,idle")
+p.add_argument("--only", default="rates,postfix,milter,latency,link,large,idle")
 p.add_argument("--size", type=int, default=10240)
 p.add_argument("--port", type=int, default=24000)
 a = p.parse_args()
@@ -146,6 +146,35 @@ def postfix():
             figure(f"delivered a second, {mode}", mine, "/s", "haproxy as the filter", theirs, "at least 1 x", mine >= theirs)
         mine, theirs = of("proxy_filter, mailtee", "delivered"), of("always_bcc", "delivered")
         figure("delivered a second, proxy_filter", mine, "/s", "always_bcc", theirs, "more than 1 x", mine > theirs)
+    finally:
+        for it in made:
+            it.stop()
+
+
+def milter():
+    """Inside a real Postfix, as its milter: against Postfix without one, and with OpenDKIM, which looks on too."""
+    sink = Sink(W, "sink", B + 1)
+    store = vault("vault", 10)
+    made, ways = [sink, store], {}
+    n = 1000 if a.quick else 4000
+    try:
+        # it verifies, and finds nothing signed
+        keys = f"{W}/no-keys"
+        open(keys, "w").close()
+        made.insert(0, Peer(W, "opendkim", "opendkim", "opendkim", PORT=B + 22, MODE="verify", KEYS=keys))
+        listen = "".join(f'[[frontend]]\nname = "{name}"\nprotocol = "milter"\nlisten = "{address}"\n'
+                         for name, address in (("inet", local(32)), ("unix", f"unix:{W}/milter")))
+        made.insert(0, Mailtee(a.bin, f"{W}/tee", "tee", config(f"{W}/tee", local(33), listen + target(f"{W}/vault", local(10)))))
+        for who, base, mode, at in (("none", 40, "plain", ""), ("inet", 30, "milter", local(32)),
+                                    ("unix", 50, "milter", f"unix:{W}/milter"), ("opendkim", 20, "milter", local(22))):
+            made.insert(0, Peer(W, "postfix", f"postfix-{who}", "postfix", mode, SMTP_PORT=B + base, NEXT_HOP=local(1), FILTER=at, TLS=0))
+            ways[who] = (base, [sink], False)
+        of, _ = measure(ways, {way: n for way in ways})
+        without = of("none", "delivered")
+        for way, name in (("inet", "milter over TCP"), ("unix", "milter on a unix socket")):
+            mine = of(way, "delivered")
+            figure(f"delivered a second, {name}", mine, "/s", "Postfix without a milter", without, "at least 0.85 x", mine >= 0.85 * without)
+        figure("delivered a second, milter over TCP", of("inet", "delivered"), "/s", "OpenDKIM as the milter", of("opendkim", "delivered"))
     finally:
         for it in made:
             it.stop()

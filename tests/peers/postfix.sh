@@ -11,7 +11,7 @@
 #         PORT_BASE=N        sets them to N, N+1, N+2 (SMTP, REINJECT, SUBMISSION)
 #         NEXT_HOP  127.0.0.1:PORT of smtp-sink or another MTA (default 127.0.0.1:2500)
 #         LMTP      127.0.0.1:PORT: mail for LOCAL_DOMAINS (default mailtee.test) goes there by LMTP, the rest to NEXT_HOP
-#         FILTER    127.0.0.1:PORT of the filter/milter under test (default 127.0.0.1:10030)
+#         FILTER    127.0.0.1:PORT of the filter/milter under test (default 127.0.0.1:10030); a milter also unix:/path
 #         FILTER_CONCURRENCY (20)   content_filter: deliveries in parallel; proxy_filter: smtpd processes
 #         SPEED_ADJUST=1            proxy_filter: smtpd_proxy_options=speed_adjust
 #         MILTER_ACTION tempfail|accept|reject|quarantine|shutdown (default tempfail)
@@ -107,9 +107,11 @@ CF
     plain) ;;
     content_filter) echo "content_filter = mailtee:$(hop "$FILTER")" >> "$e/main.cf" ;;
     proxy_filter) ;;
-    milter) cat >> "$e/main.cf" <<CF
-smtpd_milters = inet:$FILTER
-non_smtpd_milters = inet:$FILTER
+    milter)
+      local milter=inet:$FILTER; case $FILTER in unix:*) milter=$FILTER ;; esac
+      cat >> "$e/main.cf" <<CF
+smtpd_milters = $milter
+non_smtpd_milters = $milter
 milter_default_action = $MILTER_ACTION
 milter_protocol = 6
 milter_connect_timeout = 5s
