@@ -4,6 +4,7 @@
 # Env:    SMTP_PORT (15025)   NEXT_HOP (127.0.0.1:2500)
 #         MILTER=HOST:PORT    INPUT_MAIL_FILTER; MILTER_FLAG T (tempfail when down, default) | R (reject) | none (pass)
 #         EXTRA_MC            m4 lines
+# Then:   SENDMAIL -Ac -C SUBMIT_CF -f SENDER RECIPIENT: what a local user's `sendmail` is, which submits to the daemon
 # Extracted from Debian's sendmail-bin/-cf to $MAILTEE_PEERS_PREFIX/sendmail (conflicts with postfix); needs m4.
 source "$(dirname "$0")/lib.sh"
 peer_args "$@"; need_root; need m4
@@ -51,12 +52,31 @@ CF
       [ -z "${EXTRA_MC:-}" ] || printf '%s\n' "$EXTRA_MC"
       echo "MAILER(\`smtp')dnl"
     } > "$DIR/sendmail.mc"
+    { cat <<CF
+divert(-1)
+define(\`_CF_DIR_', \`$X/share/sendmail/cf/')dnl
+include(\`$X/share/sendmail/cf/m4/cf.m4')dnl
+divert(0)dnl
+OSTYPE(\`linux')dnl
+define(\`MSP_QUEUE_DIR', \`$DIR/submit-queue')dnl
+define(\`confDOMAIN_NAME', \`sendmail.mailtee.test')dnl
+define(\`confTO_IDENT', \`0')dnl
+define(\`confDELIVERY_MODE', \`interactive')dnl
+define(\`confDONT_PROBE_INTERFACES', \`True')dnl
+define(\`confBIND_OPTS', \`-DNSRCH -DEFNAMES')dnl
+define(\`confSERVICE_SWITCH_FILE', \`$DIR/service.switch')dnl
+define(\`RELAY_MAILER_ARGS', \`TCP \$h $SMTP_PORT')dnl
+FEATURE(\`msp', \`[$LISTEN_ADDR]')dnl
+CF
+    } > "$DIR/submit.mc"
+    mkdir -p "$DIR/submit-queue"; chown smmsp "$DIR/submit-queue"; chmod 770 "$DIR/submit-queue"
+    m4 "$DIR/submit.mc" > "$DIR/submit.cf" 2>>"$DIR/log/m4.out"
     printf 'hosts files\n' > "$DIR/service.switch"
     m4 "$DIR/sendmail.mc" > "$DIR/sendmail.cf" 2>"$DIR/log/m4.out"
     # own UTS namespace: with an undotted host name Sendmail sleeps 60 s at start looking for its domain
     spawn sendmail unshare --uts sh -c 'hostname sendmail.mailtee.test; exec "$0" "$@"' "$SM" -C "$DIR/sendmail.cf" -bD -q10s -X "$DIR/log/traffic" -O LogLevel=9
     wait_port "$LISTEN_ADDR" "$SMTP_PORT" "$DIR/log/sendmail.out"
-    echo "sendmail.sh: up"; say_env SMTP="$LISTEN_ADDR:$SMTP_PORT" NEXT_HOP="$NEXT_HOP" TRAFFIC="$DIR/log/traffic" ;;
+    echo "sendmail.sh: up"; say_env SMTP="$LISTEN_ADDR:$SMTP_PORT" SENDMAIL="$SM" SUBMIT_CF="$DIR/submit.cf" NEXT_HOP="$NEXT_HOP" TRAFFIC="$DIR/log/traffic" ;;
   stop) stop_all; echo "sendmail.sh: stopped" ;;
   status) status_all ;;
 esac

@@ -136,8 +136,10 @@ fn passed_by(entrance: &Entrance<'_>, milter: Option<&MilterFrontEnd>) -> (Level
         Some(front_end) => (
             level,
             format!(
-                "{what}: put the milter of front end {} ({}) at the end of {}",
-                front_end.name, front_end.listen, entrance.list_name
+                "{what}: put {}, which is front end {}, at the end of {}",
+                front_end.written(),
+                front_end.name,
+                entrance.list_name
             ),
         ),
         // What the proxy filter cannot see, its users know.

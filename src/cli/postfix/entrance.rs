@@ -39,6 +39,16 @@ pub(super) struct FilterFrontEnd {
     pub(super) listen: Address,
 }
 
+impl MilterFrontEnd {
+    /// As a list of milters has it.
+    pub(super) fn written(&self) -> String {
+        match &self.listen {
+            Address::Tcp { .. } => format!("inet:{}", self.listen),
+            Address::Unix(_) => self.listen.to_string(),
+        }
+    }
+}
+
 impl FrontEnds {
     pub(super) fn of(config: &Config) -> Self {
         let mut front_ends = Self::default();
