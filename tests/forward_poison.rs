@@ -50,6 +50,72 @@ async fn is_parked_while_others_pass(fault: Fault) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_fails_alone_on_a_quiet_target_is_parked_at_last() {
+    let mut scene = Scene::new().await;
+    let mail = Mail::plain(0).bytes;
+    let id = scene.rig.capture(&mail, "u@example.org").await;
+    poison(&scene, id, Fault::Status(500, None));
+    scene.start();
+    let rig = &scene.rig;
+    until(DEADLINE, "it is parked", || rig.count("parked") == 1).await;
+    let failed = rig.count("failed");
+    assert!(failed >= 32, "parked after {failed} attempts");
+    assert!(rig.is_up(), "the target is well");
+    rig.capture(&Mail::plain(1).bytes, "u@example.org").await;
+    rig.forwarded(DEADLINE).await;
+    scene.rig.stop().await;
+    assert_eq!(scene.sightings().await, 1);
+}
+
+/// While this lasts nothing is parked; then all of it passes.
+async fn outage(messages: u64, fails: impl Fn(&[u8]) -> bool + Send + Sync + 'static) {
+    let mut scene = Scene::new().await;
+    scene
+        .faulty
+        .poison(move |body| fails(body).then_some(Fault::Status(500, None)));
+    for serial in 0..messages {
+        let mail = Mail::plain(serial).bytes;
+        scene.rig.capture(&mail, "u@example.org").await;
+    }
+    scene.start();
+    let rig = &scene.rig;
+    until(DEADLINE, "it is tried often", || rig.count("failed") > 80).await;
+    assert_eq!(rig.count("parked"), 0);
+    scene.faulty.poison(|_| None);
+    rig.forwarded(DEADLINE).await;
+    assert_eq!((rig.count("stored"), rig.count("parked")), (messages, 0));
+    until(DEADLINE, "the target is up", || rig.is_up()).await;
+    scene.rig.stop().await;
+    assert_eq!(scene.sightings().await, messages);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_parks_no_message_that_is_alone_in_it() {
+    outage(1, |_| true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_of_the_api_alone_parks_no_message() {
+    outage(1, |body| Finder::new("methodCalls").find(body).is_some()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_of_the_uploads_alone_parks_no_message() {
+    let api = Finder::new("methodCalls").into_owned();
+    let asks = Finder::new("#b0").into_owned();
+    // The message itself goes inside an API request.
+    outage(1, move |body| {
+        api.find(body).is_none() || asks.find(body).is_some()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fails_for_two_messages_is_taken_for_the_target() {
+    outage(2, |body| Finder::new("#b0").find(body).is_some()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_filter_before_the_target_forbids_is_parked_while_others_pass() {
     is_parked_while_others_pass(Fault::Status(403, None)).await;
 }

@@ -35,7 +35,8 @@ pub struct Options {
     pub failures_to_open: u32,
     /// A message that fails alone is parked after this many attempts, if others passed since its last one. The same
     /// holds, after four times as many, for one at which the target takes nothing, of which an attempt counts only when
-    /// others passed in between.
+    /// others passed in between; and for one that fails alone when no other comes, of which an attempt counts only while
+    /// it is the one message in trouble and the target takes something else right after.
     pub attempts_to_park: u32,
     /// From the start of a batch that was not full to the next: a stream goes out in batches, a message alone at once.
     pub linger: Duration,

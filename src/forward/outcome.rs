@@ -24,13 +24,17 @@ pub(super) struct Done {
     pub sent_at: Instant,
     /// The one message that tries whether the target is back.
     pub trial: bool,
+    /// It was one message, it alone is in trouble, and the target took something else right after it failed.
+    pub vouched: bool,
 }
 
 /// What a batch says of the target as a whole.
 #[derive(Default)]
 struct Signs {
-    /// It took or rejected a message for good: it works.
+    /// It took or rejected a message for good, or took something else: it works.
     answered: bool,
+    /// See [`Done::vouched`].
+    vouched: bool,
     /// A message failed alone, and why.
     failed: Option<String>,
     unavailable: Option<(String, Option<Duration>)>,
@@ -46,6 +50,8 @@ impl Worker {
         let mut settled: Vec<(Lease, Outcome)> = Vec::with_capacity(done.entries.len());
         let mut durable = None;
         let alone = done.entries.len() == 1;
+        signs.answered = done.vouched;
+        signs.vouched = done.vouched;
         for ((entry, outgoing), result) in
             done.entries.into_iter().zip(done.batch).zip(done.results)
         {
@@ -165,7 +171,14 @@ impl Worker {
                 let others_passed = trouble.failures > 0 && passed > trouble.passed;
                 trouble.failures = trouble.failures.saturating_add(1);
                 trouble.passed = passed;
-                if trouble.failures >= attempts_to_park && others_passed {
+                trouble.vouched = match signs.vouched {
+                    true => trouble.vouched.saturating_add(1),
+                    // It was not well, or others fail as well: an outage, it seems.
+                    false => 0,
+                };
+                // What passes while nothing else comes says less than another message would: it has to say it for longer.
+                let is_its_own = trouble.vouched >= attempts_to_park.saturating_mul(4);
+                if is_its_own || (trouble.failures >= attempts_to_park && others_passed) {
                     self.park(lease, why);
                 } else {
                     let delay = self.options.message.delay(trouble.failures, None, random());

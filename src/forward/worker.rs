@@ -71,12 +71,15 @@ pub(super) struct Trouble {
     claim: Option<ClaimLease>,
     /// Times that it failed alone.
     pub failures: u32,
+    /// How often in a row the target took something else right after, when this was the one message in trouble.
+    pub vouched: u32,
     /// Messages that had passed when it last failed.
     pub passed: u64,
     /// Times that it was alone when the target took nothing, others having passed in between.
     pub alone: u32,
     /// Messages that had passed when that was last counted.
     pub passed_alone: u64,
+    /// None while it is on its way again.
     kept_at: Option<Instant>,
 }
 
@@ -93,9 +96,14 @@ impl Troubles {
             self.0.clear();
         }
         let trouble = self.0.entry(id).or_default();
-        trouble.kept_at = claim.is_some().then(Instant::now);
+        trouble.kept_at = Some(Instant::now());
         trouble.claim = claim;
         trouble
+    }
+
+    /// Whether no other message failed of late. In an outage others do, as soon as there are any.
+    fn has_no_other(&self, id: CaptureId) -> bool {
+        self.0.keys().all(|other| *other == id)
     }
 
     /// Whether it may be this message that makes the target take nothing.
@@ -107,19 +115,11 @@ impl Troubles {
         self.0.is_empty()
     }
 
-    fn has_claims(&self) -> bool {
-        self.0.values().any(|trouble| trouble.claim.is_some())
-    }
-
-    /// Gives up the claims of messages that did not come again in all this time: an operator holds them, and another
+    /// Forgets messages that did not come again in all this time: an operator holds or has dropped them, and another
     /// capture of the same message must not wait for that.
-    fn give_up_claims(&mut self, now: Instant, patience: Duration) {
-        for trouble in self.0.values_mut() {
-            if trouble.kept_at.is_some_and(|at| at + patience < now) {
-                trouble.claim = None;
-                trouble.kept_at = None;
-            }
-        }
+    fn forget_absent(&mut self, now: Instant, patience: Duration) {
+        self.0
+            .retain(|_, trouble| trouble.kept_at.is_none_or(|at| at + patience >= now));
     }
 
     pub(super) fn forget(&mut self, id: CaptureId) {
@@ -212,8 +212,8 @@ impl Worker {
                     probing = None;
                     self.probed(probed);
                 }
-                _ = sweep.tick(), if matches!(admits, Admits::All | Admits::Batch(2..)) && self.troubles.has_claims() => {
-                    self.troubles.give_up_claims(Instant::now(), patience);
+                _ = sweep.tick(), if matches!(admits, Admits::All | Admits::Batch(2..)) && !self.troubles.is_empty() => {
+                    self.troubles.forget_absent(Instant::now(), patience);
                 }
                 () = sleep_until(woken.unwrap_or_else(Instant::now).into()), if woken.is_some() => {}
             }
@@ -299,15 +299,22 @@ impl Worker {
             self.breaker.sent();
             let store = self.store.clone();
             let trial = admits == Admits::Batch(1);
+            let lone = match &entries[..] {
+                [entry] => self.troubles.has_no_other(entry.id()),
+                _ => false,
+            };
             self.in_flight.spawn(async move {
                 let sent_at = Instant::now();
                 let results = store.put(&batch).await;
+                let failed = matches!(results[..], [Err(PutError::Failed { .. })]);
+                let vouched = lone && failed && store.vouch().await.is_ok();
                 Done {
                     entries,
                     batch,
                     results,
                     sent_at,
                     trial,
+                    vouched,
                 }
             });
             if matches!(admits, Admits::Batch(_)) {

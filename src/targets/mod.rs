@@ -104,6 +104,9 @@ pub trait RemoteStore: Send + Sync {
     fn put<'a>(&'a self, batch: &'a [Outgoing]) -> BoxFuture<'a, Vec<Result<Receipt, PutError>>>;
     /// Can it be reached, does it take our credentials? For `mailtee check` and the breaker's probe.
     fn probe(&self) -> BoxFuture<'_, Result<(), PutError>>;
+    /// Does it take what is no message of ours: an upload, and an import that it answers? Nothing of it stays. Asked right
+    /// after a message failed alone on a target that gets no other.
+    fn vouch(&self) -> BoxFuture<'_, Result<(), PutError>>;
     /// Which of these messages does it hold? For `mailtee verify`: answers in the order asked.
     fn holds<'a>(&'a self, copies: &'a [StoredCopy]) -> BoxFuture<'a, Result<Vec<bool>, PutError>>;
     /// The ids of what lies where it puts copies, oldest first, from this position on; empty at the end, `None` where it

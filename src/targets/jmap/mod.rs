@@ -20,6 +20,7 @@ pub mod shapes;
 mod sidecar;
 mod steps;
 pub mod verdict;
+mod vouch;
 
 use std::{collections::BTreeMap, str::FromStr, sync::Arc, time::Duration};
 
@@ -246,6 +247,14 @@ impl RemoteStore for Jmap {
                 .await
                 .map(drop)
                 .map_err(|refusal: Refusal| refusal.for_message(None))
+        })
+    }
+
+    fn vouch(&self) -> BoxFuture<'_, Result<(), PutError>> {
+        Box::pin(async {
+            self.vouched()
+                .await
+                .map_err(|refusal| refusal.for_message(None))
         })
     }
 
