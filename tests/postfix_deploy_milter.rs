@@ -12,7 +12,7 @@ use std::{
 use crate::{
     kit::{
         Archive, Mail, Mailtee, Peer, Sink, SmtpClient, TestDir, archive::Copy, daemon::Setting,
-        wait_until,
+        free_port, wait_until,
     },
     postfix_deploy::{
         contents, has_received, postconf, postfix_command, refuses, sample, script, send, succeeds,
@@ -54,15 +54,19 @@ fn milters_that_are_there_stay_before_ours() {
 
 #[test]
 fn a_list_that_is_defined_by_the_other_gets_ours_once() {
-    let dir =
-        sample_with("smtpd_milters = inet:localhost:8891\nnon_smtpd_milters = $smtpd_milters\n");
-    let before = contents(dir.path());
-    succeeds(script(dir.path(), &["milter"]));
-    let both = format!("inet:localhost:8891, {OURS}");
-    assert_eq!(list(&dir, "smtpd_milters"), both);
-    assert_eq!(list(&dir, "non_smtpd_milters"), both);
-    succeeds(script(dir.path(), &["--undo"]));
-    assert_eq!(contents(dir.path()), before);
+    for (one, other) in [
+        ("smtpd_milters", "non_smtpd_milters"),
+        ("non_smtpd_milters", "smtpd_milters"),
+    ] {
+        let dir = sample_with(&format!("{one} = inet:localhost:8891\n{other} = ${one}\n"));
+        let before = contents(dir.path());
+        succeeds(script(dir.path(), &["milter"]));
+        let both = format!("inet:localhost:8891, {OURS}");
+        assert_eq!(list(&dir, one), both);
+        assert_eq!(list(&dir, other), both);
+        succeeds(script(dir.path(), &["--undo"]));
+        assert_eq!(contents(dir.path()), before);
+    }
 }
 
 #[test]
@@ -182,6 +186,8 @@ fn a_unix_socket_lies_where_postfix_can_reach_it() {
 fn what_milter_mode_does_not_understand_it_refuses() {
     let by_hand = sample_with("smtpd_milters = inet:127.0.0.1:8892\n");
     refuses(by_hand.path(), &["milter"], "among the milters already");
+    let by_name = sample_with("ours = inet:127.0.0.1:8892\nsmtpd_milters = $ours\n");
+    refuses(by_name.path(), &["milter"], "among the milters already");
     let behind = sample_with("non_smtpd_milters = $smtpd_milters, inet:localhost:8891\n");
     refuses(behind.path(), &["milter"], "their order is yours");
     let dir = sample();
@@ -363,4 +369,43 @@ fn a_postfix_in_its_chroot_reaches_mailtee_by_a_unix_socket() {
     wait_until_received(&next_hop, &by_command);
     mailtee.wait_until_forwarded(Duration::from_secs(30));
     Archive::read(&mailtee).one_with(&by_command.bytes, "what sendmail(1) submitted");
+}
+
+#[test]
+fn with_pass_postfix_does_not_wait_for_mailtee() {
+    let next_hop = Sink::start();
+    let postfix = Peer::set("postfix")
+        .env("NEXT_HOP", next_hop.address())
+        .start();
+    let dir = PathBuf::from(postfix.var("MAIL_CONFIG"));
+    let nobody = format!("127.0.0.1:{}", free_port());
+    let pass = [
+        "milter",
+        "--on-capture-failure",
+        "pass",
+        "--filter",
+        &nobody,
+    ];
+    succeeds(script(&dir, &pass));
+    postfix_command("postfix", &dir, &["reload"]);
+    let by_command = Mail::plain(1_000);
+    submit(&dir, &by_command);
+    let mut serial = 0;
+    wait_until(
+        Duration::from_secs(20),
+        "mailtee is looked for in vain",
+        || {
+            serial += 1;
+            // Each is taken, be it by a process from before the reload.
+            let mail = send(postfix.address("SMTP"), serial);
+            let log = postfix.file("log/maillog");
+            let in_vain = |by: &str| {
+                let told = |line: &str| line.contains(by) && line.contains("connect to Milter");
+                log.lines().any(told)
+            };
+            (in_vain("/smtpd[") && in_vain("/cleanup["))
+                .then(|| wait_until_received(&next_hop, &mail))
+        },
+    );
+    wait_until_received(&next_hop, &by_command);
 }
