@@ -54,6 +54,9 @@ mod smtp_laws;
 /// SMTP and LMTP sessions over sockets: captures, failures, limits, shutting down.
 mod smtp_sessions;
 
+/// An envelope of as many recipients as a session takes.
+mod smtp_envelope;
+
 /// A connection to the next hop that outlives its session.
 mod smtp_reuse;
 

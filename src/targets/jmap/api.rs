@@ -18,7 +18,8 @@ use crate::{
 
 const ANSWER_BYTES_MAX: usize = 32 * 1024 * 1024;
 const UPLOADED_BYTES_MAX: usize = 64 * 1024;
-const JSON: &str = "application/json";
+pub(super) const JSON: &str = "application/json";
+pub(super) const MESSAGE: &str = "message/rfc822";
 
 impl Jmap {
     /// Sends an API request that is JSON already.
@@ -63,7 +64,12 @@ impl Jmap {
     }
 
     /// Uploads content of any size; answers its blob id (RFC 8620 section 6.1).
-    pub(super) async fn upload(&self, server: &Server, body: &Body) -> Result<String, Refusal> {
+    pub(super) async fn upload(
+        &self,
+        server: &Server,
+        media_type: &'static str,
+        body: &Body,
+    ) -> Result<String, Refusal> {
         let limit = server.limits.max_size_upload;
         if body.bytes() > limit {
             let why = format!(
@@ -77,7 +83,7 @@ impl Jmap {
             .channel
             .post(
                 server.upload.clone(),
-                "message/rfc822",
+                media_type,
                 body.into(),
                 UPLOADED_BYTES_MAX,
             )

@@ -7,7 +7,7 @@ use futures_util::{StreamExt, stream};
 
 use super::{
     Jmap,
-    api::Answers,
+    api::{Answers, MESSAGE},
     halving::Halving,
     json::{Json, base64_bytes},
     session::Server,
@@ -57,7 +57,7 @@ impl Jmap {
         let at_once = server.uploads.available_permits().max(1);
         let mut not_tried: BTreeSet<usize> = bodies.iter().map(|(index, _)| *index).collect();
         let mut uploading = stream::iter(bodies)
-            .map(|(index, body)| async move { (index, self.upload(server, &body).await) })
+            .map(|(index, body)| async move { (index, self.upload(server, MESSAGE, &body).await) })
             .buffer_unordered(at_once);
         let mut uploads = Vec::new();
         while let Some((index, result)) = uploading.next().await {

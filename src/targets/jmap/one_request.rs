@@ -8,7 +8,7 @@ use std::{borrow::Cow, collections::BTreeMap};
 
 use super::{
     Jmap, Known,
-    api::Answers,
+    api::{Answers, JSON},
     halving::Halving,
     json::{Json, blob_bytes},
     keywords, received_at,
@@ -26,6 +26,8 @@ use crate::{
 
 /// Room for an item's envelope and sighting beside its content; only splits requests, never cuts them.
 const ITEM_BYTES: u64 = 4 * 1024;
+/// A sighting of more recipients is measured.
+const RECIPIENTS_UNMEASURED: usize = 16;
 /// First, again beside a copy that turned out to be there, again with bytes that turned out to be gone.
 const ROUNDS: usize = 3;
 
@@ -41,6 +43,10 @@ struct Item<'a> {
     body: Option<Body>,
     /// The blob id of a body that was uploaded.
     blob: Option<String>,
+    /// Of the sighting as JSON.
+    sighting_bytes: u64,
+    /// The blob id of a sighting that was uploaded.
+    sighting_blob: Option<String>,
 }
 
 enum Answered<'a> {
@@ -63,7 +69,15 @@ impl<'a> Item<'a> {
             difference: difference.map(Cow::Borrowed),
             body: body.cloned(),
             blob: None,
+            sighting_bytes: sighting_bytes(outgoing),
+            sighting_blob: None,
         }
+    }
+
+    /// What was uploaded goes again; false where nothing was.
+    fn forgets_uploads(&mut self) -> bool {
+        let (blob, sighting) = (self.blob.take(), self.sighting_blob.take());
+        blob.is_some() || sighting.is_some()
     }
 
     /// The server has the message in other bytes.
@@ -86,6 +100,8 @@ impl<'a> Item<'a> {
             of_by_server: true,
             difference: difference.map(Cow::Owned),
             body,
+            // It names another copy.
+            sighting_blob: None,
             ..self
         })
     }
@@ -99,9 +115,58 @@ impl<'a> Item<'a> {
     }
 
     fn request_bytes(&self) -> u64 {
-        let content = self.inline().map_or(0, blob_bytes);
+        let content = self.inline().map_or(0, blob_bytes) as u64;
+        match self.sighting_blob {
+            Some(_) => ITEM_BYTES + content,
+            None => content + self.own_bytes(),
+        }
+    }
+
+    /// Of everything but content.
+    fn own_bytes(&self) -> u64 {
         let difference = self.difference.as_ref().map_or(0, |d| d.bytes() * 2);
-        ITEM_BYTES + (content + difference) as u64
+        self.sighting_bytes + difference as u64
+    }
+
+    /// An envelope of very many recipients has no room in a request: its sighting is uploaded, and so is its content.
+    fn is_oversize(&self, server: &Server) -> bool {
+        self.own_bytes() > server.limits.max_size_request / 4
+    }
+
+    fn sighting(&self, place: usize) -> NewSighting<'_> {
+        NewSighting {
+            blob_id: blob_ref(place, self),
+            email_id: self.of.as_ref().map(|of| Text((&*of.remote_id).into())),
+            sighting: Cow::Borrowed(&self.outgoing.sighting),
+            acceptance: Cow::Borrowed(&self.outgoing.acceptance),
+            difference: self.difference.as_deref().map(Cow::Borrowed),
+        }
+    }
+}
+
+fn sighting_bytes(outgoing: &Outgoing) -> u64 {
+    let sighting = &outgoing.sighting;
+    let recipients = sighting.envelope().map_or(0, |e| e.recipients.len());
+    if recipients <= RECIPIENTS_UNMEASURED {
+        return ITEM_BYTES;
+    }
+    let mut length = Length(0);
+    serde_json::to_writer(&mut length, &(&**sighting, &outgoing.acceptance))
+        .expect("our own types have string keys and counting does not fail");
+    ITEM_BYTES + length.0
+}
+
+/// Counts what is written.
+struct Length(u64);
+
+impl std::io::Write for Length {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 
@@ -159,7 +224,9 @@ impl Jmap {
         let server = &known.server;
         let inline_max = server.inline_bytes_max().unwrap_or(0);
         let goes_apart = |item: &Item<'_>| match (&item.body, &item.blob) {
-            (Some(Body::Small(bytes)), None) => bytes.len() as u64 > inline_max,
+            (Some(Body::Small(bytes)), None) => {
+                bytes.len() as u64 > inline_max || item.is_oversize(server)
+            }
             (Some(Body::Large(_)), None) => true,
             _ => false,
         };
@@ -178,6 +245,30 @@ impl Jmap {
                     ready.push(item);
                 }
             }
+        }
+        self.upload_sightings(server, ready, results).await
+    }
+
+    async fn upload_sightings<'a>(
+        &self,
+        server: &Server,
+        items: Vec<Item<'a>>,
+        results: &mut [Option<Result<Receipt, Refusal>>],
+    ) -> Vec<Item<'a>> {
+        let mut ready = Vec::with_capacity(items.len());
+        for mut item in items {
+            if item.is_oversize(server) {
+                let json = serde_json::to_vec(&item.sighting(item.index))
+                    .expect("our own types have string keys");
+                match self.upload(server, JSON, &Body::Small(json.into())).await {
+                    Ok(id) => item.sighting_blob = Some(id),
+                    Err(refusal) => {
+                        results[item.index] = Some(Err(refusal));
+                        continue;
+                    }
+                }
+            }
+            ready.push(item);
         }
         ready
     }
@@ -275,18 +366,28 @@ fn request(known: &Known, options: &super::Options, chunk: &[Item<'_>]) -> bytes
     json.raw(r#"["Sighting/import",{"accountId":"#)
         .value(&server.account);
     json.raw(r#","sightings":{"#);
-    for (place, item) in chunk.iter().enumerate() {
-        json.comma_unless(place == 0);
+    let (uploaded, whole): (Vec<_>, Vec<_>) = chunk
+        .iter()
+        .enumerate()
+        .partition(|(_, item)| item.sighting_blob.is_some());
+    let mut first = true;
+    for (place, item) in whole {
+        json.comma_unless(std::mem::take(&mut first));
         json.raw(r#""s"#).number(place).raw(r#"":"#);
-        json.value(&NewSighting {
-            blob_id: blob_ref(place, item),
-            email_id: item.of.as_ref().map(|of| Text((&*of.remote_id).into())),
-            sighting: Cow::Borrowed(&item.outgoing.sighting),
-            acceptance: Cow::Borrowed(&item.outgoing.acceptance),
-            difference: item.difference.as_deref().map(Cow::Borrowed),
-        });
+        json.value(&item.sighting(place));
     }
-    json.raw(r#"}},"s"]]}"#);
+    json.raw("}");
+    if !uploaded.is_empty() {
+        json.raw(r#","uploaded":{"#);
+        let mut first = true;
+        for (place, item) in uploaded {
+            json.comma_unless(std::mem::take(&mut first));
+            json.raw(r#""s"#).number(place).raw(r#"":"#);
+            json.value(&item.sighting_blob);
+        }
+        json.raw("}");
+    }
+    json.raw(r#"},"s"]]}"#);
     json.into_bytes()
 }
 
@@ -367,7 +468,7 @@ impl Said {
         }
         let refusal = error.refusal();
         match refusal.verdict {
-            Verdict::BlobGone if item.blob.take().is_some() => Answered::Again(item),
+            Verdict::BlobGone if item.forgets_uploads() => Answered::Again(item),
             _ => Answered::Done(item.index, Err(refusal)),
         }
     }

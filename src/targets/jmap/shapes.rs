@@ -7,6 +7,7 @@
 //! the same message (K2) in other bytes, neither call makes a second copy and both answer `alreadyExists`, this one with
 //! the [`Existing`] copy, so that the caller sends the difference. With `emailId` it is a further sighting of that copy,
 //! told apart by `difference` (Core equal) or by its own bytes as `blobId` (a variant). An unknown `emailId`: `notFound`.
+//! A sighting that has no room in a request comes as an upload, named in `uploaded`.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -340,6 +341,9 @@ pub struct SightingImport<'a> {
     pub account_id: Cow<'a, str>,
     #[serde(borrow)]
     pub sightings: BTreeMap<Cow<'a, str>, NewSighting<'a>>,
+    /// By creation id, the id of an upload that is a [`NewSighting`] as JSON: one that is too large for a request.
+    #[serde(default, borrow, skip_serializing_if = "BTreeMap::is_empty")]
+    pub uploaded: BTreeMap<Cow<'a, str>, Text<'a>>,
 }
 
 /// One sighting; its id and fingerprint are inside `sighting`.

@@ -25,7 +25,8 @@ impl Jmap {
             "mailtee asks for an upload: {:032x}\r\n",
             rand::random::<u128>()
         );
-        self.upload(server, &Body::Small(bytes.into())).await?;
+        self.upload(server, "text/plain", &Body::Small(bytes.into()))
+            .await?;
         let email = json!({
             "blobId": blob_id(&K1([0; 32])),
             "mailboxIds": {&known.mailboxes.copies: true},

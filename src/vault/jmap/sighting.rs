@@ -18,35 +18,83 @@ use crate::{
         SightingImported, Text, blob_id,
     },
     vault::storage::{
-        NewSighting, Recorded,
+        NewSighting, Recorded, StoreError,
         query::{self, SightingFilter},
         rows::{self, EmailRow, SightingRow},
     },
 };
 
+/// A sighting as an upload, whole in memory while it is read: fifty thousand recipients of the longest lines fit.
+const UPLOADED_BYTES_MAX: u64 = 256 << 20;
+
 pub(super) fn import(context: &mut Context<'_, '_>, import: SightingImport<'_>) -> Answer {
     check_account(&import.account_id)?;
-    context.check_objects(import.sightings.len())?;
-    let (mut created, mut not_created) = (BTreeMap::new(), BTreeMap::new());
+    context.check_objects(import.sightings.len() + import.uploaded.len())?;
+    let mut told = Told::default();
     for (creation_id, given) in &import.sightings {
-        match import_one(context, given)? {
-            Ok(made) => {
-                let id = given.sighting.id.to_string();
-                context.created.insert(creation_id.to_string(), id);
-                created.insert(creation_id.to_string(), made);
-            }
-            Err(error) => {
-                not_created.insert(creation_id.to_string(), error);
-            }
-        }
+        let made = import_one(context, given)?;
+        told.tell(
+            context,
+            creation_id,
+            made.map(|made| (given.sighting.id, made)),
+        );
+    }
+    for (creation_id, Text(id)) in &import.uploaded {
+        let made = import_uploaded(context, id)?;
+        told.tell(context, creation_id, made);
     }
     answer(&SightingImported {
         account_id: super::ACCOUNT.into(),
         old_state: None,
         new_state: None,
-        created: Some(created),
-        not_created: Some(not_created),
+        created: Some(told.created),
+        not_created: Some(told.not_created),
     })
+}
+
+/// What became of each creation.
+#[derive(Default)]
+struct Told {
+    created: BTreeMap<String, CreatedSighting>,
+    not_created: BTreeMap<String, SetError>,
+}
+
+impl Told {
+    fn tell(
+        &mut self,
+        context: &mut Context<'_, '_>,
+        creation_id: &str,
+        made: Result<(CaptureId, CreatedSighting), SetError>,
+    ) {
+        match made {
+            Ok((id, made)) => {
+                let id = id.to_string();
+                context.created.insert(creation_id.to_owned(), id);
+                self.created.insert(creation_id.to_owned(), made);
+            }
+            Err(error) => drop(self.not_created.insert(creation_id.to_owned(), error)),
+        }
+    }
+}
+
+/// One that came as an upload. Nothing of what else the upload may be is told: a token that only writes may name any.
+fn import_uploaded(
+    context: &mut Context<'_, '_>,
+    id: &str,
+) -> Result<Result<(CaptureId, CreatedSighting), SetError>, Fault> {
+    let Some(blob) = context.blob(id)? else {
+        return Ok(Err(set_error("blobNotFound", id)));
+    };
+    if blob.bytes > UPLOADED_BYTES_MAX {
+        return Ok(Err(set_error("tooLarge", "sighting")));
+    }
+    let json = context.blobs.read(&blob.k1, blob.bytes);
+    let json = json.map_err(|e| StoreError::io("blob", e))?;
+    let Ok(given) = serde_json::from_slice::<Given<'_>>(&json) else {
+        return Ok(Err(set_error("invalidProperties", "no sighting")));
+    };
+    let made = import_one(context, &given)?;
+    Ok(made.map(|made| (given.sighting.id, made)))
 }
 
 fn import_one(
