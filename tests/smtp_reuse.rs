@@ -95,6 +95,30 @@ fn a_connection_that_nobody_comes_for_hears_quit() {
 }
 
 #[test]
+fn the_end_waits_for_a_goodbye_that_is_on_its_way() {
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let notes = heard.clone();
+    let next_hop = Sink::scripted(move |moment| {
+        if let Moment::Command("QUIT") = moment {
+            notes.lock().unwrap().push("asked");
+            // A next hop in no hurry.
+            std::thread::sleep(Duration::from_millis(500));
+            notes.lock().unwrap().push("answered");
+        }
+        Answer::Default
+    });
+    let mut options = filter(next_hop.address());
+    options.limits.upstream_idle = Duration::from_millis(50);
+    let front = Front::start(options);
+    session(&front, &Mail::plain(1));
+    front.wait("it hears QUIT", |_| heard.lock().unwrap().len() == 1);
+    front.stop.cancel();
+    front.tasks.close();
+    front.runtime.block_on(front.tasks.wait());
+    assert_eq!(*heard.lock().unwrap(), ["asked", "answered"]);
+}
+
+#[test]
 fn a_next_hop_that_was_restarted_is_connected_anew() {
     let next_hop = Sink::start();
     let address = next_hop.address();

@@ -57,6 +57,8 @@ struct FrontEnd {
     /// Connections to the next hop, between two sessions.
     waiting: upstream::Waiting,
     stop: CancellationToken,
+    /// Sessions, and what they leave to be done behind them: the process ends after both.
+    tasks: TaskTracker,
     started: UnixMillis,
 }
 
@@ -105,6 +107,7 @@ pub async fn start(
         reports: reports::Budget::default(),
         waiting: upstream::Waiting::default(),
         stop: stop.clone(),
+        tasks: tasks.clone(),
         started: UnixMillis::from_system(SystemTime::now()),
     });
     if front.rules.keep_upstream {

@@ -111,7 +111,7 @@ impl Waiting {
     /// The session is over, and its connection may serve another.
     pub(super) fn leave(&self, front: &FrontEnd, stream: Stream, kept: Box<Kept>, since: Instant) {
         if since.elapsed() >= REUSE_MAX || front.stop.is_cancelled() {
-            tokio::spawn(goodbye(stream));
+            front.tasks.spawn(goodbye(stream));
             return;
         }
         let idle = Idle {
@@ -122,6 +122,16 @@ impl Waiting {
         };
         self.idle.lock().push_back(idle);
         self.came.notify_one();
+        if front.stop.is_cancelled() {
+            // It may have come after the last look at who waits.
+            self.dismiss_all(front);
+        }
+    }
+
+    fn dismiss_all(&self, front: &FrontEnd) {
+        for idle in std::mem::take(&mut *self.idle.lock()) {
+            front.tasks.spawn(goodbye(idle.stream));
+        }
     }
 
     fn take(&self, front: &FrontEnd) -> Option<Idle> {
@@ -132,7 +142,7 @@ impl Waiting {
                 // It ended, or says why it is about to.
                 count(front, "stale");
             } else if idle.expires <= now || now.duration_since(idle.since) >= REUSE_MAX {
-                tokio::spawn(goodbye(idle.stream));
+                front.tasks.spawn(goodbye(idle.stream));
             } else {
                 return Some(idle);
             }
@@ -165,11 +175,10 @@ pub(super) async fn dismiss_idle(front: Arc<FrontEnd>) {
             () = front.stop.cancelled() => break,
         }
         for old in front.waiting.expired(Instant::now()) {
-            tokio::spawn(goodbye(old.stream));
+            front.tasks.spawn(goodbye(old.stream));
         }
     }
-    let all = std::mem::take(&mut *front.waiting.idle.lock());
-    futures_util::future::join_all(all.into_iter().map(|idle| goodbye(idle.stream))).await;
+    front.waiting.dismiss_all(&front);
 }
 
 /// A next hop that hears no QUIT logs a lost connection.
