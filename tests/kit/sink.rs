@@ -58,6 +58,8 @@ pub struct Sink {
 struct Shared {
     script: Box<Script>,
     lmtp: bool,
+    /// Keeps nothing: the script sees what it wants to know.
+    forgetful: bool,
     received: Mutex<Vec<Received>>,
     /// Open sessions, so that the sink's end ends them.
     streams: Mutex<BTreeMap<u64, TcpStream>>,
@@ -71,25 +73,36 @@ impl Sink {
     }
 
     pub fn scripted(script: impl Fn(&Moment<'_>) -> Answer + Send + Sync + 'static) -> Self {
-        Self::listen("127.0.0.1:0", false, Box::new(script))
+        Self::listen("127.0.0.1:0", false, false, Box::new(script))
+    }
+
+    /// For long runs: what it records would fill the memory, the commands of a long session with each of its messages.
+    pub fn forgetful(script: impl Fn(&Moment<'_>) -> Answer + Send + Sync + 'static) -> Self {
+        Self::listen("127.0.0.1:0", false, true, Box::new(script))
     }
 
     /// The same, speaking LMTP: a reply for each recipient after the data.
     pub fn lmtp(script: impl Fn(&Moment<'_>) -> Answer + Send + Sync + 'static) -> Self {
-        Self::listen("127.0.0.1:0", true, Box::new(script))
+        Self::listen("127.0.0.1:0", true, false, Box::new(script))
     }
 
     /// A willing server on a given address: the same next hop, back again.
     pub fn start_at(address: SocketAddr) -> Self {
-        Self::listen(address, false, Box::new(|_| Answer::Default))
+        Self::listen(address, false, false, Box::new(|_| Answer::Default))
     }
 
-    fn listen(address: impl std::net::ToSocketAddrs, lmtp: bool, script: Box<Script>) -> Self {
+    fn listen(
+        address: impl std::net::ToSocketAddrs,
+        lmtp: bool,
+        forgetful: bool,
+        script: Box<Script>,
+    ) -> Self {
         let listener = TcpListener::bind(address).expect("a loopback listener");
         let address = listener.local_addr().expect("bound");
         let shared = Arc::new(Shared {
             script,
             lmtp,
+            forgetful,
             received: Mutex::default(),
             streams: Mutex::default(),
             ended: AtomicBool::new(false),
@@ -175,7 +188,9 @@ impl Shared {
             let line = String::from_utf8_lossy(&raw)
                 .trim_end_matches(['\r', '\n'])
                 .to_owned();
-            now.session.push(line.clone());
+            if !self.forgetful {
+                now.session.push(line.clone());
+            }
             let verb = line
                 .split([' ', ':'])
                 .next()
@@ -250,7 +265,7 @@ impl Shared {
             Answer::Say(text) | Answer::SayAndClose(text) => text.starts_with('2'),
             Answer::Stall => false,
         };
-        if taken {
+        if taken && !self.forgetful {
             // before the reply: whoever heard the reply may look for the message
             self.received
                 .lock()
