@@ -565,3 +565,21 @@ fn a_dedup_map_that_somebody_deleted_is_taken_for_lost() {
     assert!(sign.exists());
     assert!(mailtee.log().contains("an earlier dedup map was lost"));
 }
+
+#[test]
+fn the_search_index_of_a_vault_alone_stands_back() {
+    let vault = Mailtee::vault_alone();
+    let tasks = format!("/proc/{}/task", vault.pid());
+    let nice = wait_until(SOON, "the thread is there and has its priority", || {
+        fs::read_dir(&tasks).ok()?.find_map(|task| {
+            let path = task.ok()?.path();
+            let name = fs::read_to_string(path.join("comm")).ok()?;
+            let stat = fs::read_to_string(path.join("stat")).ok()?;
+            // proc(5): the name ends with the last parenthesis, nice is the 17th field behind it.
+            let (_, fields) = stat.rsplit_once(')')?;
+            let nice: i32 = fields.split_ascii_whitespace().nth(16)?.parse().ok()?;
+            (name.trim() == "vault-index" && nice > 0).then_some(nice)
+        })
+    });
+    assert!(nice >= 10, "nice {nice}");
+}

@@ -16,11 +16,15 @@ use crate::kit::{SmallDisk, wait_until};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn open(data_dir: &Path) -> Journal {
+    open_with_floor(data_dir, 0)
+}
+
+fn open_with_floor(data_dir: &Path, free_bytes_min: u64) -> Journal {
     let options = Options {
         data_dir: data_dir.to_owned(),
         segment_bytes: 256 << 10,
         capacity_bytes: 1 << 30,
-        free_bytes_min: 0,
+        free_bytes_min,
         large_bytes_min: 32 << 10,
         draft_memory_bytes: 1 << 20,
         abandon_targets: Vec::new(),
@@ -129,6 +133,35 @@ async fn a_full_disk_is_an_answer_and_forwarding_makes_room_again() {
         drain(&journal, 1).await;
         serial += 1;
     }
+    journal.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_large_messages_at_once_leave_the_free_space_that_is_to_stay() {
+    const FLOOR: u64 = 8 << 20;
+    let disk = SmallDisk::new(24 << 20);
+    let journal = open_with_floor(disk.path(), FLOOR);
+    let drafts: Vec<_> = (0..10)
+        .map(|serial| {
+            let journal = journal.clone();
+            tokio::spawn(async move {
+                let captured = capture(&journal, serial, 4 << 20).await;
+                captured.map(|captured| captured.release(accepted()))
+            })
+        })
+        .collect();
+    let mut full = 0;
+    for draft in drafts {
+        match draft.await.unwrap() {
+            Ok(()) => {}
+            Err(JournalError::Full(_)) => full += 1,
+            Err(error) => panic!("a full disk is not a fault: {error}"),
+        }
+        let stat = rustix::fs::statvfs(disk.path()).unwrap();
+        let free = stat.f_bavail * stat.f_frsize;
+        assert!(free >= FLOOR, "{free} bytes are free");
+    }
+    assert!(full > 0, "not all of them fit");
     journal.close().await.unwrap();
 }
 

@@ -15,6 +15,7 @@ use std::{
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::{
+    JournalError,
     disk::{Area, DiskFile},
     format::{Location, SegmentId},
     large, quarantine,
@@ -242,9 +243,13 @@ fn prepare(shared: &Shared, ordinal: u32, spare: Option<String>) -> io::Result<P
         }
         disk.remove(Area::Segments, &spare)?;
     }
-    if disk.free_bytes()? < shared.options.free_bytes_min.saturating_add(segment_bytes) {
-        return Err(io::ErrorKind::StorageFull.into());
-    }
+    shared.space.ask_again();
+    let _promise = shared
+        .promise_space(segment_bytes)
+        .map_err(|error| match error {
+            JournalError::Io { source, .. } => source,
+            _ => io::ErrorKind::StorageFull.into(),
+        })?;
     let unfinished = format!("{:016x}.new", id.0);
     let file = disk.create(Area::Segments, &unfinished)?;
     let filled = fill(&*file, 0, segment_bytes)

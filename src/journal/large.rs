@@ -73,7 +73,8 @@ impl LargeDraft {
     }
 
     async fn write_piece(&mut self) -> Result<(), JournalError> {
-        self.shared.check_free_space(PIECE_BYTES as u64)?;
+        let shared = self.shared.clone();
+        let promise = shared.promise_space(self.piece.len() as u64)?;
         let piece = std::mem::take(&mut self.piece);
         let (file, at) = (self.file.clone(), self.written);
         self.written += piece.len() as u64;
@@ -88,7 +89,9 @@ impl LargeDraft {
             }
             Ok(piece)
         };
-        self.piece = blocking(done).await.map_err(failed("write a large file"))?;
+        let written = blocking(done).await;
+        drop(promise);
+        self.piece = written.map_err(failed("write a large file"))?;
         self.piece.clear();
         Ok(())
     }

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `format` | the bytes on disk, explained before the code |
 //! | `scan`, `recovery` | from bytes to records, from files to the index: two tables of cases |
-//! | `disk` | the only file access |
+//! | `disk`, `space` | the only file access; free space, and what of it is promised |
 //! | `index`, `target` | what waits, for whom: rebuilt from the log, about 40 bytes a capture |
 //! | `capture`, `large` | the way in: drafts, and content with a file of its own |
 //! | `writer`, `backlog`, `keeper` | the one writer with its shared syncs; segments made and cleared beside it |
@@ -29,6 +29,7 @@ mod reader;
 mod recovery;
 mod scan;
 mod shared;
+mod space;
 mod target;
 mod view;
 mod writer;
@@ -72,7 +73,8 @@ pub struct Options {
     pub segment_bytes: u64,
     /// The journal answers "full" beyond this many bytes not settled everywhere …
     pub capacity_bytes: u64,
-    /// … and when the file system has fewer free bytes than this.
+    /// … and where its next write would leave the file system fewer free bytes than this. Its own writes never do; those of
+    /// others, of which it hears within a second, may, and its file system's own records of where files lie.
     pub free_bytes_min: u64,
     /// Content beyond this goes to a file of its own; at most a quarter of a segment.
     pub large_bytes_min: u64,

@@ -22,6 +22,7 @@ use super::{
     index::Index,
     keeper::Keeper,
     large::LargeDraft,
+    space::{Promise, Space},
 };
 use crate::{message::Acceptance, metrics::Metrics};
 
@@ -48,13 +49,11 @@ pub(super) struct Shared {
     pub(super) quarantined: AtomicU64,
     /// The latest capture was refused because no segment could be had for it.
     pub(super) lacks_segment: AtomicBool,
-    free: Mutex<Option<(Instant, u64)>>,
+    pub(super) space: Space,
 }
 
 /// Room that is to be left for the journal to count as open: a message larger than most.
 const COMMON_BYTES: u64 = 1 << 20;
-/// For how long an answer of statvfs is believed.
-const FREE_BYTES_STALE: Duration = Duration::from_secs(1);
 
 impl Shared {
     pub(super) fn new(
@@ -79,7 +78,7 @@ impl Shared {
             open_drafts: AtomicUsize::new(0),
             quarantined: AtomicU64::new(0),
             lacks_segment: AtomicBool::new(false),
-            free: Mutex::new(None),
+            space: Space::default(),
         }
     }
 
@@ -108,30 +107,14 @@ impl Shared {
     }
 
     pub(super) fn check_free_space(&self, more: u64) -> Result<(), JournalError> {
-        let floor = self.options.free_bytes_min;
-        let free = self.free_bytes()?;
-        if free < floor.saturating_add(more) {
-            return Err(JournalError::Full(format!(
-                "{free} bytes free on the file system, {floor} are to stay so"
-            )));
-        }
-        Ok(())
+        self.space
+            .check(&self.log, self.options.free_bytes_min, more)
     }
 
-    fn free_bytes(&self) -> Result<u64, JournalError> {
-        let mut cached = self.free.lock();
-        if let Some((asked, free)) = *cached
-            && asked.elapsed() < FREE_BYTES_STALE
-        {
-            return Ok(free);
-        }
-        let free = self
-            .log
-            .disk
-            .free_bytes()
-            .map_err(failed("read free space"))?;
-        *cached = Some((Instant::now(), free));
-        Ok(free)
+    /// Free space for a write of so many bytes, held until it is over.
+    pub(super) fn promise_space(&self, bytes: u64) -> Result<Promise<'_>, JournalError> {
+        self.space
+            .promise(&self.log, self.options.free_bytes_min, bytes)
     }
 
     /// Counts a record that was set aside.

@@ -95,6 +95,7 @@ impl Writer {
         let Some(current) = &mut self.current else {
             return Ok(());
         };
+        let _promise = self.shared.promise_space(bytes - current.bytes)?;
         keeper::fill(&*current.file, current.bytes, bytes).map_err(failed("grow a segment"))?;
         current.bytes = bytes;
         Ok(())
