@@ -2,7 +2,13 @@
 
 use std::time::Duration;
 
-use crate::kit::{Mail, Mailtee, Sink, SmtpClient};
+use mailtee::message::{Acceptance, Origin, Recipient};
+
+use crate::{
+    forward_faults::{DEADLINE, Scene},
+    forward_rig::sighting,
+    kit::{Mail, Mailtee, Sink, SmtpClient},
+};
 
 /// The default of `recipients_max`.
 const RECIPIENTS: usize = 50_000;
@@ -59,4 +65,46 @@ fn fifty_thousand_recipients_are_in_the_sighting_all_of_them() {
     let id = sighting["id"].as_str().expect("an id");
     let exported = mailtee.command(&["vault", "export", "--sighting", id]);
     assert_eq!(exported.stdout, mail.bytes);
+}
+
+/// Captures a message for many recipients, beside the front ends.
+async fn capture(scene: &Scene, bytes: &[u8], recipients: usize) {
+    let mut sighting = sighting(bytes, "u@example.org");
+    if let Origin::Transaction { envelope, .. } = &mut sighting.origin {
+        envelope.recipients = (0..recipients)
+            .map(|serial| Recipient {
+                address: address(serial).as_str().into(),
+                ..Recipient::default()
+            })
+            .collect();
+    }
+    let mut draft = scene.rig.journal.draft().expect("room");
+    draft.write(bytes).await.expect("written");
+    let captured = draft.commit(&sighting).await.expect("committed");
+    let reply = "250 ok".into();
+    captured.release(Acceptance::Accepted { reply });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn further_sightings_of_very_many_recipients_are_kept_beside_the_copy() {
+    let mut scene = Scene::new().await;
+    scene.start();
+    let mail = Mail::plain(1).bytes;
+    let traced = [b"Received: by another way\r\n", &mail[..]].concat();
+    let other = Mail::plain(2).bytes;
+    for (bytes, recipients) in [
+        (&mail, 15_000),
+        (&mail, 15_001),
+        (&traced, 15_002),
+        (&other, 1),
+    ] {
+        capture(&scene, bytes, recipients).await;
+        scene.rig.forwarded(DEADLINE).await;
+    }
+    let count = |outcome| scene.rig.count(outcome);
+    assert_eq!((count("stored"), count("duplicate")), (2, 2));
+    assert_eq!((count("failed"), count("parked")), (0, 0));
+    scene.rig.stop().await;
+    assert_eq!(scene.sightings().await, 4);
+    assert_eq!(scene.copies().await.into_values().sum::<usize>(), 2);
 }
