@@ -8,7 +8,10 @@ use mailtee::{
     forward::{Difference, reconcile},
     journal::View,
     message::CaptureId,
-    targets::jmap::{Jmap, Options},
+    targets::{
+        RemoteStore,
+        jmap::{Jmap, Options},
+    },
 };
 use serde_json::{Value, json};
 
@@ -200,6 +203,12 @@ async fn what_others_put_beside_the_copies_is_named_by_verify() {
     };
     assert_eq!(found().await.named, [unknown]);
     rig.stop().await;
+
+    // What is asked where one message fails alone: Cyrus takes it, and nothing of it is in any mailbox.
+    let inbox = cyrus.mailbox("Inbox").await.expect("an inbox");
+    let before = cyrus.contents(&inbox).await;
+    store.vouch().await.expect("Cyrus is well");
+    assert_eq!(cyrus.contents(&inbox).await, before);
 }
 
 #[tokio::test(flavor = "multi_thread")]
