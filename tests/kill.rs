@@ -163,6 +163,11 @@ fn rounds() -> u64 {
     rounds.and_then(|rounds| rounds.parse().ok()).unwrap_or(100)
 }
 
+/// Mail flows while the vault is away: the more rounds, the more waits at their end.
+fn to_come_to_rest() -> Duration {
+    Duration::from_secs(120 + 2 * rounds())
+}
+
 fn seed() -> u64 {
     let seed = std::env::var("MAILTEE_SEED").ok();
     let seed = seed.and_then(|seed| seed.parse().ok());
@@ -211,7 +216,7 @@ fn a_killed_daemon_loses_nothing_and_doubles_nothing() {
             mailtee.start();
         }
     });
-    mailtee.wait_until_forwarded(Duration::from_secs(120));
+    mailtee.wait_until_forwarded(to_come_to_rest());
     let passed: BTreeSet<String> = passed.0.lock().unwrap().drain(..).collect();
     for (&serial, &acknowledged) in ledger.tried.lock().unwrap().iter() {
         assert!(
@@ -251,7 +256,7 @@ fn a_killed_vault_loses_nothing_and_doubles_nothing() {
             vault.start();
         }
     });
-    mailtee.wait_until_forwarded(Duration::from_secs(120));
+    mailtee.wait_until_forwarded(to_come_to_rest());
     let parked = mailtee.metrics();
     let parked = parked.value("parked_messages", &[("target", "archive")]);
     assert_eq!(parked, 0.0, "a killed vault is no reason to park");
@@ -313,7 +318,7 @@ fn what_smtp_source_sends_through_a_killed_daemon_is_there_once() {
         mailtee.start();
     }
     source.stop();
-    mailtee.wait_until_forwarded(Duration::from_secs(120));
+    mailtee.wait_until_forwarded(to_come_to_rest());
     let mut passed = BTreeSet::new();
     for id in taken.0.lock().unwrap().drain(..) {
         assert!(
