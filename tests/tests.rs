@@ -87,6 +87,9 @@ mod interop_smtp;
 /// False ends and odd command lines before real servers: no more comes out behind than was captured.
 mod smuggling;
 
+/// The milter, driven by Debian's miltertest.
+mod milter_scripts;
+
 /// AUTH by clients and servers that nobody here wrote: the name is kept, the secret is not.
 mod interop_auth;
 
