@@ -258,6 +258,7 @@ impl Talk {
             CONNECT => {
                 let begun = self.connection.begin(payload);
                 begun.ok_or(Garbage::Malformed(CONNECT))?;
+                self.before_mail = None;
                 return Ok(self.drop_message());
             }
             HELO => self.connection.helo(payload),
@@ -280,6 +281,7 @@ impl Talk {
             QUIT => return Ok(Done::Step(Step::Quit)),
             QUIT_NEW_CONNECTION => {
                 self.connection = Connection::default();
+                self.before_mail = None;
                 return Ok(self.drop_message());
             }
             other => return Err(Garbage::OutOfOrder(other)),
@@ -534,6 +536,7 @@ mod tests {
                 ],
             );
             message(mta);
+            mta.macros(MAIL, &[("{auth_authen}", "jo")]);
             mta.quit_for_new_connection();
             mta.connect("other.example", "192.0.2.2:26".parse().unwrap());
             mta.mail(&[b"<a@example>"]);
@@ -544,6 +547,7 @@ mod tests {
         let second = &copies[1].1.client;
         assert_eq!(second.name, Some("other.example".into()));
         assert_eq!((&second.helo, &second.tls), (&None, &None));
+        assert_eq!(second.login, None);
     }
 
     #[test]
