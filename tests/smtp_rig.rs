@@ -10,11 +10,14 @@ use std::{
 };
 
 use mailtee::{
-    frontends::{self, Options, Upstream, UpstreamTls},
+    frontends::{
+        self, MilterLimits, MilterOptions, OnCaptureFailure, Options, StartError, Upstream,
+        UpstreamTls,
+    },
     journal::{self, Journal, Lease},
     message::Protocol,
     metrics::Metrics,
-    net::Address,
+    net::{Address, Networks, SocketFile},
     wire::smtp::{Dialect, Role},
 };
 use tokio::runtime::Runtime;
@@ -66,6 +69,18 @@ pub(crate) fn upstream(next_hop: SocketAddr) -> Upstream {
     }
 }
 
+/// Options of a milter.
+pub(crate) fn milter() -> MilterOptions {
+    MilterOptions {
+        name: "front".to_owned(),
+        listen: loopback(),
+        socket_file: SocketFile::default(),
+        on_capture_failure: OnCaptureFailure::Tempfail,
+        allowed: Networks::loopback(),
+        limits: MilterLimits::default(),
+    }
+}
+
 impl Front {
     pub(crate) fn start(options: Options) -> Self {
         Self::with_journal(options, |_| {})
@@ -74,6 +89,29 @@ impl Front {
     pub(crate) fn with_journal(
         options: Options,
         change: impl FnOnce(&mut journal::Options),
+    ) -> Self {
+        Self::open(change, async |journal, metrics, stop, tasks| {
+            frontends::start(options, journal, metrics, stop, tasks).await
+        })
+    }
+
+    pub(crate) fn milter(
+        options: MilterOptions,
+        change: impl FnOnce(&mut journal::Options),
+    ) -> Self {
+        Self::open(change, async |journal, metrics, stop, tasks| {
+            frontends::start_milter(options, journal, metrics, stop, tasks).await
+        })
+    }
+
+    fn open(
+        change: impl FnOnce(&mut journal::Options),
+        start: impl AsyncFnOnce(
+            Journal,
+            Arc<Metrics>,
+            CancellationToken,
+            TaskTracker,
+        ) -> Result<Option<SocketAddr>, StartError>,
     ) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
@@ -87,8 +125,7 @@ impl Front {
         let journal =
             Journal::open(journal, &[TARGET.to_owned()], metrics.clone()).expect("a journal");
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let started = frontends::start(
-            options,
+        let started = start(
             journal.clone(),
             metrics.clone(),
             stop.clone(),

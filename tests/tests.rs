@@ -63,6 +63,9 @@ mod smtp_reuse;
 /// TLS and PROXY headers on both legs of an SMTP session.
 mod smtp_secure;
 
+/// Milter sessions over sockets: captures, failures, limits, offers of all ages.
+mod milter_sessions;
+
 /// Journal reports: each case in `tests/cases/journal/`, any chunking, bounded memory.
 mod journal_report;
 

@@ -126,6 +126,7 @@ fn read_milter(mut section: Section<'_>) -> Option<MilterOptions> {
         recipients: section.or("recipients_max", default.recipients),
         idle: section.or("idle_timeout", default.idle),
         capture: section.or("capture_timeout", default.capture),
+        ..default
     };
     complain_of_none(&mut section, "sessions_max", limits.sessions);
     complain_of_none(&mut section, "recipients_max", limits.recipients);

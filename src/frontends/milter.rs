@@ -35,8 +35,6 @@ use crate::{
 const OFFER_PATIENCE: Duration = Duration::from_secs(30);
 /// Sendmail's clock for one answer runs 10 s where nothing else is set.
 const PROGRESS_EVERY: Duration = Duration::from_secs(3);
-/// For our answer to be taken.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
 /// A read at a time. An idle session has no buffer.
 const READ_BYTES: usize = 64 << 10;
 
@@ -62,6 +60,8 @@ pub struct MilterLimits {
     pub idle: Duration,
     /// For the journal's sync.
     pub capture: Duration,
+    /// For our answer to be taken.
+    pub answer: Duration,
 }
 
 impl Default for MilterLimits {
@@ -71,6 +71,7 @@ impl Default for MilterLimits {
             recipients: 50_000,
             idle: Duration::from_secs(2 * 3600),
             capture: Duration::from_secs(60),
+            answer: Duration::from_secs(30),
         }
     }
 }
@@ -290,7 +291,8 @@ impl Session {
         if out.is_empty() {
             return Ok(());
         }
-        let written = timeout(ANSWER_PATIENCE, self.stream.write_all(out)).await;
+        let patience = self.milter.options.limits.answer;
+        let written = timeout(patience, self.stream.write_all(out)).await;
         out.clear();
         written.map_err(|_| Broken::Silent)?.map_err(Broken::Lost)
     }
