@@ -100,23 +100,6 @@ fn a_full_journal_is_try_again_later_or_lets_mail_flow() {
 }
 
 #[test]
-fn a_copy_that_is_synced_too_late_is_discarded_unless_the_message_went_on() {
-    for (policy, answer, kept) in [
-        (OnCaptureFailure::Tempfail, Reply::TempFail, 0),
-        (OnCaptureFailure::Pass, Reply::Continue, 1),
-    ] {
-        let mut options = milter();
-        options.on_capture_failure = policy;
-        options.limits.capture = Duration::ZERO;
-        let front = Front::milter(options, |_| {});
-        let mut client = MilterClient::connect(front.address).unwrap();
-        assert_eq!(client.message("late").unwrap(), answer);
-        front.caught_up();
-        assert_eq!(front.waiting(), kept);
-    }
-}
-
-#[test]
 fn two_hundred_sessions_at_once() {
     const SESSIONS: usize = 200;
     let front = Front::milter(milter(), |_| {});

@@ -66,6 +66,12 @@ mod smtp_secure;
 /// Milter sessions over sockets: captures, failures, limits, offers of all ages.
 mod milter_sessions;
 
+/// What holds for every milter connection: the copy is the message, in any chunking and of any offer.
+mod milter_laws;
+
+/// The milter of the built daemon: a disk that stalls, strangers at the port, a large message, a reload.
+mod milter_daemon;
+
 /// Journal reports: each case in `tests/cases/journal/`, any chunking, bounded memory.
 mod journal_report;
 

@@ -77,6 +77,16 @@ impl<S: Read + Write> MilterClient<S> {
         }
     }
 
+    /// The next one that is an answer.
+    pub fn verdict(&mut self) -> io::Result<Reply> {
+        loop {
+            match self.reply()? {
+                Reply::Progress => {}
+                reply => return Ok(reply),
+            }
+        }
+    }
+
     /// The connection closes, and nothing is said before it does.
     #[track_caller]
     pub fn assert_closed(&mut self) {

@@ -23,7 +23,7 @@ mkdir -p "$PREFIX"
 
 pkgs=()
 want core       && pkgs+=(postfix dovecot-core dovecot-imapd dovecot-pop3d dovecot-lmtpd opendkim opendkim-tools miltertest openssl curl swaks
-                          libnet-ssleay-perl python3 python3-venv procps ca-certificates systemd)
+                          libnet-ssleay-perl python3 python3-venv procps ca-certificates systemd strace)
 want monitoring && pkgs+=(prometheus prometheus-alertmanager)
 want link       && pkgs+=(haproxy iproute2)
 want browser    && pkgs+=(chromium)
