@@ -112,6 +112,8 @@ impl Filter {
 
     /// The message behind [`Step::End`].
     pub fn take_ended(&mut self) -> Ended {
+        // A header may have been as long as a frame, and a session may be idle for hours.
+        self.talk.header = Vec::new();
         self.talk.ended.take().unwrap_or_default()
     }
 
@@ -306,6 +308,7 @@ impl Talk {
 
     /// Whatever of it was handed on is void.
     fn drop_message<'i>(&mut self) -> Done<'i> {
+        self.header = Vec::new();
         match self.transaction.take() {
             Some(transaction) if transaction.has_content => Done::Step(Step::Dropped),
             _ => Done::Noted,
@@ -585,5 +588,13 @@ mod tests {
                 "{outcome:?}"
             );
         }
+    }
+
+    #[test]
+    fn the_memory_of_a_long_header_is_given_back() {
+        let mut filter = Filter::new(Rules { recipients_max: 1 });
+        filter.talk.header = vec![0; 1 << 20];
+        filter.take_ended();
+        assert_eq!(filter.talk.header.capacity(), 0);
     }
 }
