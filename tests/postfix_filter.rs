@@ -17,8 +17,8 @@ use crate::kit::{
 };
 
 /// Where the clients sit: an address that is not the one from which Postfix itself connects.
-const CLIENT: [u8; 4] = [127, 0, 0, 2];
-const MESSAGES: u64 = 1_000;
+pub(crate) const CLIENT: [u8; 4] = [127, 0, 0, 2];
+pub(crate) const MESSAGES: u64 = 1_000;
 const SENDERS: u64 = 8;
 
 /// Client → Postfix → mailtee → the same Postfix → sink.
@@ -58,19 +58,21 @@ impl Chain {
 
     /// The queue is empty: all that Postfix took has gone on.
     fn wait_until_delivered(&self) {
-        wait_until(
-            Duration::from_secs(120),
-            "Postfix has delivered everything",
-            || {
-                let output = std::process::Command::new("postqueue")
-                    .args(["-c", self.postfix.var("MAIL_CONFIG"), "-j"])
-                    .output()
-                    .expect("postqueue");
-                (output.status.success() && output.stdout.is_empty()).then_some(())
-            },
-        );
+        wait_until_delivered(&self.postfix);
         self.mailtee.wait_until_forwarded(Duration::from_secs(60));
     }
+}
+
+/// The queue of this Postfix is empty.
+pub(crate) fn wait_until_delivered(postfix: &Peer) {
+    let limit = Duration::from_secs(120);
+    wait_until(limit, "Postfix has delivered everything", || {
+        let output = std::process::Command::new("postqueue")
+            .args(["-c", postfix.var("MAIL_CONFIG"), "-j"])
+            .output()
+            .expect("postqueue");
+        (output.status.success() && output.stdout.is_empty()).then_some(())
+    });
 }
 
 /// A transaction as `Mail` wants it, with the DSN parameters of RFC 3461 on every fifth message.
@@ -107,7 +109,7 @@ fn transact(client: &mut SmtpClient, mail: &Mail, serial: u64) -> Reply {
     client.reply().expect("an answer")
 }
 
-fn message(serial: u64) -> Mail {
+pub(crate) fn message(serial: u64) -> Mail {
     match serial {
         500 => Mail::sized(500, 5 << 20),
         _ => Mail::varied(2026, serial),
@@ -115,7 +117,7 @@ fn message(serial: u64) -> Mail {
 }
 
 /// Without the newest Received header, which the next server put there.
-fn before_last_hop(bytes: &[u8]) -> &[u8] {
+pub(crate) fn before_last_hop(bytes: &[u8]) -> &[u8] {
     assert!(
         bytes.starts_with(b"Received: "),
         "{}",
@@ -130,16 +132,15 @@ fn before_last_hop(bytes: &[u8]) -> &[u8] {
     }
 }
 
-/// Sends the whole set through a chain, checks copies and sightings against what was sent and what arrived; gives the
-/// replies that the clients heard, and the archive.
-fn a_thousand_messages(chain: &Chain) -> (BTreeSet<String>, Archive) {
+/// Says the whole set to a server; gives the replies that the clients heard.
+pub(crate) fn say_all(front: SocketAddr) -> BTreeSet<String> {
     let next = AtomicU64::new(0);
-    let replies: BTreeSet<String> = std::thread::scope(|scope| {
+    std::thread::scope(|scope| {
         let senders: Vec<_> = (0..SENDERS)
             .map(|_| {
                 scope.spawn(|| {
                     let (mut client, greeting) =
-                        SmtpClient::connect_from(CLIENT, chain.front()).expect("Postfix listens");
+                        SmtpClient::connect_from(CLIENT, front).expect("Postfix listens");
                     assert_eq!(greeting.code, 220);
                     assert_eq!(
                         client
@@ -166,7 +167,13 @@ fn a_thousand_messages(chain: &Chain) -> (BTreeSet<String>, Archive) {
             .into_iter()
             .flat_map(|sender| sender.join().expect("a sender"))
             .collect()
-    });
+    })
+}
+
+/// Sends the whole set through a chain, checks copies and sightings against what was sent and what arrived; gives the
+/// replies that the clients heard, and the archive.
+fn a_thousand_messages(chain: &Chain) -> (BTreeSet<String>, Archive) {
+    let replies = say_all(chain.front());
     chain.wait_until_delivered();
 
     let archive = Archive::read(&chain.mailtee);

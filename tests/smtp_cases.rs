@@ -287,7 +287,7 @@ fn visible(bytes: &[u8]) -> String {
 }
 
 /// The bytes that a transcript's line stands for: with CRLF, unless it ends in a single `\`.
-fn bytes(line: &str) -> Vec<u8> {
+pub(crate) fn bytes(line: &str) -> Vec<u8> {
     let mut out = Vec::new();
     let mut rest = line.as_bytes();
     while let Some((byte, tail)) = rest.split_first() {
@@ -300,6 +300,7 @@ fn bytes(line: &str) -> Vec<u8> {
             None => return out,
             Some(b'r') => out.push(b'\r'),
             Some(b'n') => out.push(b'\n'),
+            Some(b't') => out.push(b'\t'),
             Some(b'x') => {
                 let digits = std::str::from_utf8(&tail[1..3]).unwrap();
                 out.push(u8::from_str_radix(digits, 16).unwrap());

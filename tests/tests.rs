@@ -90,6 +90,12 @@ mod postfix_deploy_check;
 /// `deploy/sendmail`: the fragment in a sendmail.cf that m4 builds, and in a running Sendmail.
 mod sendmail_deploy;
 
+/// The milter in real Postfix and real Sendmail: each case in `tests/cases/milter/`, at both.
+mod milter_cases;
+
+/// A thousand messages by the milter against what Postfix delivered, and what the two differ in.
+mod milter_mail;
+
 /// SMTP implementations that nobody here wrote, as client and as next hop.
 mod interop_smtp;
 
