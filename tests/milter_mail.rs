@@ -1,5 +1,5 @@
-//! Postfix with the milter: a thousand messages, each copy against what Postfix then delivered. All that the two may
-//! differ in is in here, by name.
+//! Postfix with the milter: a thousand messages, each copy against what Postfix then delivered. What the two differ in is
+//! the `Received:` that Postfix puts first, and nothing else: what it adds or cuts lies in both.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -8,9 +8,6 @@ use crate::{
     postfix_deploy_milter::milter,
     postfix_filter::{CLIENT, MESSAGES, before_last_hop, message, say_all, wait_until_delivered},
 };
-
-/// As much of one field as Postfix shows to a milter.
-const FIELD_BYTES_MAX: usize = 60_000;
 
 /// Client → Postfix → sink, mailtee beside it.
 struct Beside {
@@ -106,17 +103,14 @@ fn what_postfix_adds_for_its_own_clients_is_in_the_copy() {
 }
 
 #[test]
-fn a_field_longer_than_postfix_shows_is_cut_in_the_copy_alone() {
+fn a_field_that_postfix_cuts_is_cut_in_copy_and_delivery() {
     let mut mail = Mail::plain(1);
-    let folded = "\r\n\tabcdefghijklmnop";
-    let field = |lines| format!("X-Long: begins{}\r\n", folded.repeat(lines));
-    let rest = std::mem::take(&mut mail.bytes);
-    let with = |lines| [field(lines).as_bytes(), &rest].concat();
-    mail.bytes = with(5_000);
+    let field = format!(
+        "X-Long: begins{}\r\n",
+        "\r\n\tabcdefghijklmnop".repeat(5_000)
+    );
+    mail.bytes = [field.as_bytes(), &mail.bytes].concat();
     let (copy, delivered) = Beside::start().copy_and_delivered(CLIENT, &mail);
-    assert_eq!(delivered, mail.bytes);
-    // Whole lines, the end of each counted as one byte.
-    let lines = (FIELD_BYTES_MAX - "X-Long: begins".len()) / (folded.len() - 1);
-    assert_eq!(copy.len(), with(lines).len());
-    assert_eq!(copy, with(lines));
+    assert!(copy == delivered, "{} of {}", copy.len(), delivered.len());
+    assert!(copy.len() < mail.bytes.len(), "{}", copy.len());
 }
