@@ -87,23 +87,34 @@ fn a_disk_that_stalls_is_waited_for_with_progress_and_not_for_ever() {
     );
 }
 
+/// Its connection is reset, or closed in good order.
 #[test]
-fn the_copy_of_a_message_whose_answer_nobody_heard_stays() {
+fn the_copies_of_messages_whose_answer_nobody_heard_stay() {
     let mailtee = milter().start();
-    let mut client = MilterClient::connect(mailtee.frontend).unwrap();
+    let mut clients = Vec::new();
+    for subject in ["reset", "closed"] {
+        let mut client = MilterClient::connect(mailtee.frontend).unwrap();
+        client.begin(&[("Subject", subject)]).unwrap();
+        clients.push(client);
+    }
     let slow = SlowSyncs::of(&mailtee, 4);
-    assert_eq!(client.message("unheard").unwrap(), Reply::Progress);
-    let socket = socket2::SockRef::from(&client.stream);
+    for client in &mut clients {
+        client.send(|mta| mta.end_of_body(b"text\r\n")).unwrap();
+    }
+    for client in &mut clients {
+        assert_eq!(client.reply().unwrap(), Reply::Progress);
+    }
+    let socket = socket2::SockRef::from(&clients[0].stream);
     socket.set_linger(Some(Duration::ZERO)).unwrap();
-    drop(client);
+    drop(clients);
     let unknown = [("frontend", "front"), ("outcome", "unknown")];
-    wait_until(DEADLINE, "it is counted", || {
+    wait_until(DEADLINE, "both are counted", || {
         let metrics = mailtee.metrics();
-        (metrics.value("captured_messages_total", &unknown) == 1.0).then_some(())
+        (metrics.value("captured_messages_total", &unknown) == 2.0).then_some(())
     });
     drop(slow);
     mailtee.wait_until_forwarded(DEADLINE);
-    assert_eq!(mailtee.vault().emails().len(), 1);
+    assert_eq!(mailtee.vault().emails().len(), 2);
 }
 
 #[test]

@@ -27,7 +27,9 @@ use crate::{
     journal::{Captured, Journal, JournalError},
     message::{Acceptance, CaptureId, Fidelity, Protocol, UnixMillis},
     metrics::Metrics,
-    net::{self, Address, Connection, Networks, Peer, ServeOptions, Service, SocketFile, Stream},
+    net::{
+        self, Address, Connection, Networks, Peek, Peer, ServeOptions, Service, SocketFile, Stream,
+    },
     wire::milter::{Ended, Filter, Garbage, Rules, Step, Verdict},
 };
 
@@ -331,6 +333,8 @@ impl Session {
             _ => Verdict::Continue,
         };
         self.filter.answer(verdict);
+        // To a peer that has closed its end, a write goes well all the same.
+        let is_gone = self.stream.peek() == Peek::Ended;
         let answered = self.write_out().await;
         let seconds = began.elapsed().as_secs_f64();
         let metrics = &self.milter.metrics;
@@ -340,7 +344,7 @@ impl Session {
             .observe(seconds);
         match committed {
             Ok(captured) => {
-                let heard = answered.is_ok();
+                let heard = answered.is_ok() && !is_gone;
                 info!(frontend = %name, session = %self.id, capture = %id, bytes, heard, "captured");
                 captured.release(match heard {
                     true => Acceptance::NotAsked,
