@@ -1,10 +1,10 @@
 //! Postfix with the milter: a thousand messages, each copy against what Postfix then delivered. What the two differ in is
 //! the `Received:` that Postfix puts first, and nothing else: what it adds or cuts lies in both.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, process::Command, time::Duration};
 
 use crate::{
-    kit::{Archive, Mail, Mailtee, Peer, Sink, SmtpClient},
+    kit::{Archive, Mail, Mailtee, Peer, Sink, SmtpClient, peer},
     postfix_deploy_milter::milter,
     postfix_filter::{CLIENT, MESSAGES, before_last_hop, message, say_all, wait_until_delivered},
 };
@@ -18,13 +18,17 @@ struct Beside {
 
 impl Beside {
     fn start() -> Self {
+        Self::start_with(|postfix| postfix)
+    }
+
+    fn start_with(more: impl FnOnce(peer::Setting) -> peer::Setting) -> Self {
         let sink = Sink::start();
         let mailtee = milter().start();
         let postfix = Peer::set("postfix")
             .argument("milter")
             .env("NEXT_HOP", sink.address())
-            .env("FILTER", mailtee.frontend)
-            .start();
+            .env("FILTER", mailtee.frontend);
+        let postfix = more(postfix).start();
         Self {
             postfix,
             mailtee,
@@ -113,4 +117,47 @@ fn a_field_that_postfix_cuts_is_cut_in_copy_and_delivery() {
     let (copy, delivered) = Beside::start().copy_and_delivered(CLIENT, &mail);
     assert!(copy == delivered, "{} of {}", copy.len(), delivered.len());
     assert!(copy.len() < mail.bytes.len(), "{}", copy.len());
+}
+
+/// One message over STARTTLS after AUTH, one without either.
+const SUBMIT: &str = r"
+import smtplib, ssl, sys
+submission, plain, trusted = sys.argv[1:]
+host, port = submission.rsplit(':', 1)
+with smtplib.SMTP(host, int(port)) as smtp:
+    context = ssl.create_default_context(cafile=trusted)
+    context.check_hostname = False
+    smtp.starttls(context=context)
+    smtp.login('user0001@mailtee.test', 'pass0001')
+    smtp.sendmail('user0001@mailtee.test', ['b@example.org'], 'Subject: secured\r\n\r\nBody.\r\n')
+host, port = plain.rsplit(':', 1)
+with smtplib.SMTP(host, int(port)) as smtp:
+    smtp.sendmail('a@example.com', ['b@example.org'], 'Subject: open\r\n\r\nBody.\r\n')
+";
+
+#[test]
+fn who_logged_in_and_by_which_tls_is_in_the_sighting() {
+    let dovecot = Peer::set("dovecot").start();
+    let auth = dovecot.var("AUTH");
+    let beside = Beside::start_with(|it| it.env("SASL_DOVECOT", auth).env("TLS", "1"));
+    let postfix = &beside.postfix;
+    let output = Command::new("python3")
+        .args(["-c", SUBMIT, postfix.var("SUBMISSION")])
+        .args([postfix.var("SMTP"), postfix.var("CA")])
+        .output()
+        .expect("python3");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let archive = beside.archive();
+    let of = |subject: &str| {
+        let mut copies = archive.copies.iter();
+        let copy = copies.find(|it| String::from_utf8_lossy(&it.bytes).contains(subject));
+        copy.expect("a copy").sightings[0].client().clone()
+    };
+    let (secured, open) = (of("Subject: secured"), of("Subject: open"));
+    assert_eq!(secured.login, Some("user0001@mailtee.test".into()));
+    let tls = secured.tls.expect("TLS facts");
+    assert!(tls.version.starts_with("TLSv1."), "{tls:?}");
+    assert!(!tls.cipher.is_empty(), "{tls:?}");
+    assert_eq!((open.login, open.tls), (None, None));
 }
