@@ -5,7 +5,7 @@ use std::{
     io::{Read, Write},
     net::TcpStream,
     process::{Child, Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use mailtee::wire::milter::Reply;
@@ -22,15 +22,19 @@ fn milter() -> Setting {
         .without("upstream")
 }
 
-/// Every sync of this process takes so long, until this is dropped.
+/// Every sync of this process, or every write to its files, takes so long, until this is dropped.
 struct SlowSyncs(Child);
 
 impl SlowSyncs {
     fn of(mailtee: &Mailtee, seconds: u32) -> Self {
+        Self::calls(mailtee, "fdatasync", seconds)
+    }
+
+    fn calls(mailtee: &Mailtee, call: &str, seconds: u32) -> Self {
         let pid = mailtee.pid();
         let strace = Command::new("strace")
-            .args(["-f", "-q", "-e", "trace=fdatasync", "-e"])
-            .arg(format!("inject=fdatasync:delay_enter={seconds}000000"))
+            .args(["-f", "-q", "-e", &format!("trace={call}"), "-e"])
+            .arg(format!("inject={call}:delay_enter={seconds}000000"))
             .args(["-p", &pid.to_string()])
             .stderr(Stdio::null())
             .spawn();
@@ -85,6 +89,35 @@ fn a_disk_that_stalls_is_waited_for_with_progress_and_not_for_ever() {
         2,
         "nothing is left of the one too late"
     );
+}
+
+/// A large message goes to the disk as it comes.
+#[test]
+fn a_disk_that_stalls_in_mid_message_is_not_waited_for_for_ever() {
+    for (policy, verdict, outcome) in [
+        ("tempfail", Reply::TempFail, "failed"),
+        ("pass", Reply::Continue, "gap"),
+    ] {
+        let mailtee = milter()
+            .option("capture_timeout", "\"1s\"")
+            .option("on_capture_failure", format!("{policy:?}"))
+            .start();
+        let mut client = MilterClient::connect(mailtee.frontend).unwrap();
+        client.begin(&[("Subject", "large")]).unwrap();
+        let slow = SlowSyncs::calls(&mailtee, "pwrite64", 20);
+        let begin = Instant::now();
+        for _ in 0..60 {
+            client.send(|mta| mta.body(&[b'x'; 50_000])).unwrap();
+        }
+        client.send(|mta| mta.end_of_body(b"")).unwrap();
+        assert_eq!(client.verdict().unwrap(), verdict, "{policy}");
+        let took = begin.elapsed();
+        assert!(took < Duration::from_secs(15), "{policy}: {took:?}");
+        drop(slow);
+        let labels = [("frontend", "front"), ("outcome", outcome)];
+        let metrics = mailtee.metrics();
+        assert_eq!(metrics.value("captured_messages_total", &labels), 1.0);
+    }
 }
 
 /// Its connection is reset, or closed in good order.

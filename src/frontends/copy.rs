@@ -1,6 +1,12 @@
 //! The copy in the making: content into a draft, fingerprints beside it, a sighting at its end.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tokio::time::timeout;
 
 use super::{FrontEnd, reports::Reports};
 use crate::{
@@ -26,6 +32,8 @@ pub(super) struct Part {
     draft: Draft,
     fingerprinter: Fingerprinter,
     bytes: u64,
+    /// For the disk to take what is written to it: large content goes there as it comes.
+    patience: Duration,
 }
 
 /// What is known of a message at its end, beside its bytes.
@@ -42,6 +50,14 @@ pub(super) struct Seen {
     pub(super) discard_unheard: bool,
 }
 
+/// The disk had its time.
+pub(super) fn late(step: &'static str) -> JournalError {
+    JournalError::Io {
+        step,
+        source: io::ErrorKind::TimedOut.into(),
+    }
+}
+
 /// The id for a message that arrives now.
 pub(super) fn next_id() -> (CaptureId, UnixMillis) {
     let now = UnixMillis::from_system(SystemTime::now());
@@ -49,8 +65,9 @@ pub(super) fn next_id() -> (CaptureId, UnixMillis) {
 }
 
 impl Part {
-    pub(super) fn begin(journal: &Journal) -> Result<Self, JournalError> {
+    pub(super) fn begin(journal: &Journal, patience: Duration) -> Result<Self, JournalError> {
         Ok(Self {
+            patience,
             draft: journal.draft()?,
             fingerprinter: Fingerprinter::new(),
             bytes: 0,
@@ -60,7 +77,8 @@ impl Part {
     pub(super) async fn write(&mut self, bytes: &[u8]) -> Result<(), JournalError> {
         self.bytes += bytes.len() as u64;
         self.fingerprinter.update(bytes);
-        self.draft.write(bytes).await
+        let written = timeout(self.patience, self.draft.write(bytes)).await;
+        written.unwrap_or_else(|_| Err(late("write in time")))
     }
 
     /// Survives power loss when it returns.
@@ -96,12 +114,13 @@ impl Copy {
         id: CaptureId,
         captured_at: UnixMillis,
     ) -> Result<Self, JournalError> {
+        let patience = front.options.limits.capture;
         let reports = (front.options.protocol == Protocol::Journal)
-            .then(|| Box::new(Reports::new(&front.journal, &front.reports)));
+            .then(|| Box::new(Reports::new(&front.journal, &front.reports, patience)));
         Ok(Self {
             id,
             captured_at,
-            whole: Part::begin(&front.journal)?,
+            whole: Part::begin(&front.journal, patience)?,
             reports,
         })
     }

@@ -413,7 +413,7 @@ impl Copy {
     async fn write(&mut self, milter: &Milter, bytes: &[u8]) {
         if let Self::None = self {
             let (id, began) = copy::next_id();
-            *self = match Part::begin(&milter.journal) {
+            *self = match Part::begin(&milter.journal, milter.options.limits.capture) {
                 Ok(part) => Self::Open { id, began, part },
                 Err(cause) => Self::Failed {
                     id,

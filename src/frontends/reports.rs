@@ -7,6 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use super::copy::Part;
@@ -58,6 +59,7 @@ impl Drop for Share {
 
 pub(super) struct Reports {
     journal: Journal,
+    patience: Duration,
     share: Share,
     parser: ReportParser,
     inner: Option<Part>,
@@ -65,9 +67,10 @@ pub(super) struct Reports {
 }
 
 impl Reports {
-    pub(super) fn new(journal: &Journal, budget: &Budget) -> Self {
+    pub(super) fn new(journal: &Journal, budget: &Budget, patience: Duration) -> Self {
         Self {
             journal: journal.clone(),
+            patience,
             share: Share {
                 budget: budget.clone(),
                 bytes: 0,
@@ -116,7 +119,7 @@ impl Reports {
         }
         let mut inner = match self.inner.take() {
             Some(inner) => inner,
-            None => Part::begin(&self.journal)?,
+            None => Part::begin(&self.journal, self.patience)?,
         };
         inner.write(&self.buffer).await?;
         self.buffer.clear();

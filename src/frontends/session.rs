@@ -245,12 +245,7 @@ impl Session {
             timeout(limits.capture, copy.commit(&self.front, &self.id, ended)),
         );
         let reached = reached && self.pump.next_hop_is_there();
-        let committed = committed.unwrap_or_else(|_| {
-            Err(JournalError::Io {
-                step: "sync in time",
-                source: std::io::ErrorKind::TimedOut.into(),
-            })
-        });
+        let committed = committed.unwrap_or_else(|_| Err(copy::late("sync in time")));
         match committed {
             Ok(captured) if holds && !reached => {
                 // It has not heard the end, so it cannot have taken the message.
