@@ -96,6 +96,9 @@ mod milter_cases;
 /// A thousand messages by the milter against what Postfix delivered, and what the two differ in.
 mod milter_mail;
 
+/// A message that the milter, the filter and a journal report show is one copy with three sightings.
+mod milter_once;
+
 /// SMTP implementations that nobody here wrote, as client and as next hop.
 mod interop_smtp;
 
