@@ -22,11 +22,12 @@ use crate::kit::{
     wait_until,
 };
 
-const CLIENTS: usize = 4;
+/// How many clients there are, and how many sessions smtp-source keeps.
+pub(crate) const SESSIONS: usize = 4;
 
 /// What the clients know, over all rounds. A serial is never sent twice.
 #[derive(Default)]
-struct Ledger {
+pub(crate) struct Ledger {
     serial: AtomicU64,
     /// Serials whose content went out whole; with `true`, those that got 250.
     tried: Mutex<BTreeMap<u64, bool>>,
@@ -59,12 +60,16 @@ impl Ledger {
                         self.tried.lock().unwrap().insert(serial, true);
                         self.acknowledged.fetch_add(1, Ordering::Release);
                     }
-                    Ok(reply) => assert_eq!(
-                        reply.code / 100,
-                        4,
-                        "our trouble is never a 5xx: {}",
-                        reply.text()
-                    ),
+                    Ok(reply) => {
+                        assert_eq!(
+                            reply.code / 100,
+                            4,
+                            "our trouble is never a 5xx: {}",
+                            reply.text()
+                        );
+                        // a mail server whose milter has failed says so for the rest of the session
+                        break;
+                    }
                     Err(_) => break,
                 }
             }
@@ -72,7 +77,7 @@ impl Ledger {
     }
 
     /// Waits for some more acknowledgements, then a moment that nothing is in step with.
-    fn random_instant(&self, random: &mut Random) {
+    pub(crate) fn random_instant(&self, random: &mut Random) {
         let goal = self.acknowledged.load(Ordering::Acquire) + 1 + random.below(80);
         wait_until(Duration::from_secs(60), "mail flows again", || {
             (self.acknowledged.load(Ordering::Acquire) >= goal).then_some(())
@@ -80,8 +85,19 @@ impl Ledger {
         spin(random.below(3_000));
     }
 
+    /// What got 250 has gone on.
+    pub(crate) fn check_passed(&self, passed: &Passed) {
+        let passed: BTreeSet<String> = passed.0.lock().unwrap().drain(..).collect();
+        for (&serial, &acknowledged) in self.tried.lock().unwrap().iter() {
+            assert!(
+                !acknowledged || passed.contains(&blob_id(&mail(serial).bytes)),
+                "message {serial} got 250 and never reached the next hop"
+            );
+        }
+    }
+
     /// The law, over all that was ever sent.
-    fn check(&self, vault: &Vault) {
+    pub(crate) fn check(&self, vault: &Vault) {
         let tried = self.tried.lock().unwrap();
         let mut known: BTreeMap<String, (u64, bool)> = BTreeMap::new();
         for (&serial, &acknowledged) in tried.iter() {
@@ -128,47 +144,63 @@ impl Ledger {
 
 /// What the next hop took: the blob id of each message, in order.
 #[derive(Clone, Default)]
-struct Passed(Arc<Mutex<Vec<String>>>);
+pub(crate) struct Passed(Arc<Mutex<Vec<String>>>);
 
 impl Passed {
-    /// A willing next hop, and what it takes.
-    fn next_hop() -> (Sink, Self) {
+    /// A willing next hop, and what it takes; `captured` is that part of a message which passed mailtee.
+    pub(crate) fn next_hop(captured: fn(&[u8]) -> &[u8]) -> (Sink, Self) {
         let passed = Self::default();
         let taken = passed.clone();
         let sink = Sink::forgetful(move |moment| {
             if let Moment::EndOfData(received) = moment {
                 // before the reply: whoever heard the reply may look for the message
-                taken.0.lock().unwrap().push(blob_id(&received.bytes));
+                taken
+                    .0
+                    .lock()
+                    .unwrap()
+                    .push(blob_id(captured(&received.bytes)));
             }
             Answer::Default
         });
         (sink, passed)
     }
 
-    fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.0.lock().unwrap().len()
+    }
+
+    /// All of it, where nothing may have been sent twice.
+    pub(crate) fn distinct(&self) -> BTreeSet<String> {
+        let mut passed = BTreeSet::new();
+        for id in self.0.lock().unwrap().drain(..) {
+            assert!(
+                passed.insert(id),
+                "sent twice: no message of smtp-source is"
+            );
+        }
+        passed
     }
 }
 
 /// Keeps the processor for so many microseconds: too short a time for a sleep to hit.
-fn spin(micros: u64) {
+pub(crate) fn spin(micros: u64) {
     let begin = Instant::now();
     while begin.elapsed() < Duration::from_micros(micros) {
         std::hint::spin_loop();
     }
 }
 
-fn rounds() -> u64 {
+pub(crate) fn rounds() -> u64 {
     let rounds = std::env::var("MAILTEE_ROUNDS").ok();
     rounds.and_then(|rounds| rounds.parse().ok()).unwrap_or(100)
 }
 
 /// Mail flows while the vault is away: the more rounds, the more waits at their end.
-fn to_come_to_rest() -> Duration {
+pub(crate) fn to_come_to_rest() -> Duration {
     Duration::from_secs(120 + 2 * rounds())
 }
 
-fn seed() -> u64 {
+pub(crate) fn seed() -> u64 {
     let seed = std::env::var("MAILTEE_SEED").ok();
     let seed = seed.and_then(|seed| seed.parse().ok());
     let seed = seed.unwrap_or_else(rand::random);
@@ -177,9 +209,9 @@ fn seed() -> u64 {
 }
 
 /// Runs the clients against `front` while `rounds` kills and restarts things; then everything must come to rest.
-fn under_load(ledger: &Ledger, front: SocketAddr, rounds: impl FnOnce(&Ledger)) {
+pub(crate) fn under_load(ledger: &Ledger, front: SocketAddr, rounds: impl FnOnce(&Ledger)) {
     std::thread::scope(|scope| {
-        for _ in 0..CLIENTS {
+        for _ in 0..SESSIONS {
             scope.spawn(|| ledger.client(front));
         }
         // the clients must hear of a failure here, or the scope waits for them for ever
@@ -192,7 +224,8 @@ fn under_load(ledger: &Ledger, front: SocketAddr, rounds: impl FnOnce(&Ledger)) 
 }
 
 /// Small segments: each life begins by making new ones, and rounds cross from one into the next.
-const JOURNAL: &str = "[journal]\nsegment_bytes = \"2 MiB\"\nfree_bytes_min = \"1 MiB\"\n";
+pub(crate) const JOURNAL: &str =
+    "[journal]\nsegment_bytes = \"2 MiB\"\nfree_bytes_min = \"1 MiB\"\n";
 /// A target that is gone is soon asked again.
 const IMPATIENT: &str = "target_retry_min = \"50ms\"\ntarget_retry_max = \"200ms\"\n\
                          message_retry_min = \"50ms\"\nmessage_retry_max = \"200ms\"\n";
@@ -200,7 +233,7 @@ const IMPATIENT: &str = "target_retry_min = \"50ms\"\ntarget_retry_max = \"200ms
 #[test]
 fn a_killed_daemon_loses_nothing_and_doubles_nothing() {
     let mut random = Random(seed());
-    let (sink, passed) = Passed::next_hop();
+    let (sink, passed) = Passed::next_hop(|whole| whole);
     let mut mailtee = Mailtee::filter(sink.address()).append(JOURNAL).start();
     let ledger = Ledger::default();
     under_load(&ledger, mailtee.frontend, |ledger| {
@@ -217,13 +250,7 @@ fn a_killed_daemon_loses_nothing_and_doubles_nothing() {
         }
     });
     mailtee.wait_until_forwarded(to_come_to_rest());
-    let passed: BTreeSet<String> = passed.0.lock().unwrap().drain(..).collect();
-    for (&serial, &acknowledged) in ledger.tried.lock().unwrap().iter() {
-        assert!(
-            !acknowledged || passed.contains(&blob_id(&mail(serial).bytes)),
-            "message {serial} got 250 and never reached the next hop"
-        );
-    }
+    ledger.check_passed(&passed);
     ledger.check(&mailtee.vault());
     let metrics = mailtee.metrics();
     assert_eq!(metrics.value("quarantined_records", &[]), 0.0);
@@ -236,7 +263,7 @@ fn a_killed_daemon_loses_nothing_and_doubles_nothing() {
 #[test]
 fn a_killed_vault_loses_nothing_and_doubles_nothing() {
     let mut random = Random(seed());
-    let (sink, _) = Passed::next_hop();
+    let (sink, _) = Passed::next_hop(|whole| whole);
     let mut vault = Mailtee::vault_alone();
     let mailtee = Mailtee::filter(sink.address())
         .without_vault()
@@ -264,16 +291,28 @@ fn a_killed_vault_loses_nothing_and_doubles_nothing() {
 }
 
 /// Postfix's own load generator, started again whenever a kill has ended it.
-struct SmtpSource {
+pub(crate) struct SmtpSource {
     front: SocketAddr,
     child: Option<Child>,
 }
 
 impl SmtpSource {
-    fn start(&mut self) {
+    pub(crate) fn before(front: SocketAddr) -> Self {
+        Self { front, child: None }
+    }
+
+    pub(crate) fn start(&mut self) {
         self.stop();
         let child = Command::new("/usr/sbin/smtp-source")
-            .args(["-d", "-s", "4", "-m", "1000000", "-l", "3000"])
+            .args([
+                "-d",
+                "-s",
+                &SESSIONS.to_string(),
+                "-m",
+                "1000000",
+                "-l",
+                "3000",
+            ])
             .arg(self.front.to_string())
             .stdin(Stdio::null())
             .stderr(Stdio::null())
@@ -281,7 +320,7 @@ impl SmtpSource {
         self.child = Some(child.expect("smtp-source, of the package postfix"));
     }
 
-    fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();
@@ -301,12 +340,9 @@ impl Drop for SmtpSource {
 fn what_smtp_source_sends_through_a_killed_daemon_is_there_once() {
     let rounds = usize::try_from(rounds()).unwrap();
     let mut random = Random(seed());
-    let (sink, taken) = Passed::next_hop();
+    let (sink, taken) = Passed::next_hop(|whole| whole);
     let mut mailtee = Mailtee::filter(sink.address()).append(JOURNAL).start();
-    let mut source = SmtpSource {
-        front: mailtee.frontend,
-        child: None,
-    };
+    let mut source = SmtpSource::before(mailtee.frontend);
     for _ in 0..rounds {
         source.start();
         let goal = taken.count() + 1 + usize::try_from(random.below(80)).unwrap();
@@ -319,13 +355,7 @@ fn what_smtp_source_sends_through_a_killed_daemon_is_there_once() {
     }
     source.stop();
     mailtee.wait_until_forwarded(to_come_to_rest());
-    let mut passed = BTreeSet::new();
-    for id in taken.0.lock().unwrap().drain(..) {
-        assert!(
-            passed.insert(id),
-            "sent twice: no message of smtp-source is"
-        );
-    }
+    let passed = taken.distinct();
     let mut seen = BTreeSet::new();
     for (id, blob) in mailtee.vault().emails() {
         assert!(seen.insert(blob), "{id} is there twice");
@@ -339,7 +369,7 @@ fn what_smtp_source_sends_through_a_killed_daemon_is_there_once() {
     );
     let unanswered = seen.difference(&passed).count();
     assert!(
-        unanswered <= CLIENTS * (rounds + 1),
+        unanswered <= SESSIONS * (rounds + 1),
         "{unanswered} were never sent"
     );
 }

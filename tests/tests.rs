@@ -172,5 +172,8 @@ mod daemon;
 /// kill -9 of the daemon and of the vault at random instants: nothing acknowledged is lost, nothing is doubled.
 mod kill;
 
+/// kill -9 behind a Postfix that has mailtee as its milter.
+mod milter_kill;
+
 /// The lag alert, followed through a real Prometheus and Alertmanager.
 mod alerts;
