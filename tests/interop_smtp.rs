@@ -379,8 +379,8 @@ impl Drop for Ended {
     }
 }
 
-/// The interpreter that has aiosmtpd: `tests/run` makes it.
-fn python() -> PathBuf {
+/// The interpreter that has aiosmtpd and dkimpy: `tests/run` makes it.
+pub(crate) fn python() -> PathBuf {
     let venv = std::env::var_os("MAILTEE_VENV")
         .map(PathBuf::from)
         .unwrap_or_else(|| {

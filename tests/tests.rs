@@ -99,6 +99,9 @@ mod milter_mail;
 /// A message that the milter, the filter and a journal report show is one copy with three sightings.
 mod milter_once;
 
+/// What opendkim signed before the milter, verified on the copies by dkimpy.
+mod milter_signed;
+
 /// SMTP implementations that nobody here wrote, as client and as next hop.
 mod interop_smtp;
 

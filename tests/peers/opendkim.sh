@@ -4,6 +4,7 @@
 # Usage:  [VAR=value...] opendkim.sh start|stop|status DIR
 # Env:    PORT (8891)
 #         MODE (sign)       sign: signs what comes from loopback; verify: checks it
+#         CANONICALIZATION (relaxed/simple)   sign: of header and body
 #         KEYS              verify: the PUBLIC_KEYS file of the instance that signs; no DNS is asked
 # Then:   postfix.sh with MODE milter and FILTER=127.0.0.1:PORT
 source "$(dirname "$0")/lib.sh"
@@ -20,12 +21,12 @@ configure() {
 Syslog                  no
 Background              no
 Socket                  inet:$PORT@$LISTEN_ADDR
-Canonicalization        relaxed/simple
+Canonicalization        ${CANONICALIZATION:-relaxed/simple}
 SoftwareHeader          yes
 RequireSafeKeys         no
 CF
   case $MODE in
-    sign) printf 'Mode s\nDomain mailtee.test\nSelector peer\nKeyFile %s\nSubDomains yes\n' "$key" ;;
+    sign) printf 'Mode s\nDomain mailtee.test\nSelector peer\nKeyFile %s\nSubDomains yes\nInternalHosts 127.0.0.0/8\n' "$key" ;;
     verify)
       echo "10.0.0.1" > "$DIR/internal"   # loopback is not: it is verified
       printf 'Mode v\nAlwaysAddARHeader yes\nAuthservID mx.mailtee.test\nInternalHosts %s\nTestPublicKeys %s\n' \
