@@ -122,7 +122,7 @@ fn signatures_verify_on_the_copies(canonicalization: &str) {
         expected.insert(format!("{name} true"));
         // And the verifier does look: it does not take another message under the same signature.
         let altered = [&copy.bytes[..], b"one line more\r\n"].concat();
-        fs::write(dir.join(&format!("{name}-altered")), altered).unwrap();
+        fs::write(dir.join(format!("{name}-altered")), altered).unwrap();
         expected.insert(format!("{name}-altered false"));
     }
     let output = Command::new(python())
