@@ -211,6 +211,8 @@ fn what_milter_mode_does_not_understand_it_refuses() {
         &["proxy-filter", "--on-capture-failure", "pass"],
         "is for milter",
     );
+    let deaf = sample_with("receive_override_options = no_milters\n");
+    refuses(deaf.path(), &["milter"], "would ask no milter");
     // A longer port is another one.
     let near = sample_with("smtpd_milters = inet:127.0.0.1:88921\n");
     succeeds(script(near.path(), &["milter"]));

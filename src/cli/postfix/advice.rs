@@ -68,7 +68,11 @@ pub(super) fn advise(postfix: &Postfix, ours: &FrontEnds, reach: Reach<'_>) -> V
         ways.push(asked);
     }
     if ways.iter().all(Vec::is_empty) && !misplaced.contains(&true) {
-        advices.say("", Level::Warning, nobody_asks(ours));
+        let text = match entrances.iter().any(|entrance| entrance.no_milters) {
+            true if !ours.milters.is_empty() => DEAF.to_owned(),
+            _ => nobody_asks(ours),
+        };
+        advices.say("", Level::Warning, text);
         return advices.0;
     }
     let is_by_milter = ways.iter().flatten().any(|(way, _)| *way == Way::Milter);
@@ -88,6 +92,9 @@ pub(super) fn advise(postfix: &Postfix, ours: &FrontEnds, reach: Reach<'_>) -> V
     }
     advices.0
 }
+
+/// Whatever the lists of milters say.
+const DEAF: &str = "nothing is copied: receive_override_options has no_milters, so that Postfix asks none: take it out";
 
 fn nobody_asks(ours: &FrontEnds) -> String {
     let milters = ours.milters.iter().map(|it| (&it.name, &it.listen));
@@ -280,7 +287,13 @@ pub(super) mod tests {
             &nothing,
         );
         let deaf = format!("{}receive_override_options = no_milters\n", both(OURS));
-        says(&deaf, "", &ours, Level::Warning, &nothing);
+        says(
+            &deaf,
+            "",
+            &ours,
+            Level::Warning,
+            &["nothing is copied", "take it out"],
+        );
         let none = FrontEnds::default();
         says("", "", &none, Level::Warning, &["no front end here"]);
     }

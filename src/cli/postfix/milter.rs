@@ -51,8 +51,8 @@ pub(super) fn look(
     let capture = front_end.capture_timeout;
     if time(value).is_some_and(|timeout| timeout < capture) {
         warn(format!(
-            "{name}={value} is shorter than capture_timeout ({} s) of front end {}: where the disk stalls, Postfix gives a \
-             message up before mailtee does; set content_timeout={}s or more",
+            "{name}={value} is shorter than capture_timeout ({} s) of front end {}: where the disk stalls in the middle \
+             of a large message, Postfix gives it up before mailtee does; set content_timeout={}s or more",
             capture.as_secs(),
             front_end.name,
             (capture * 2).max(Duration::from_secs(300)).as_secs()
