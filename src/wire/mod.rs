@@ -2,3 +2,4 @@
 
 pub mod milter;
 pub mod smtp;
+pub mod watch;

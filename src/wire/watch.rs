@@ -1,0 +1,118 @@
+//! A watcher stands beside a talk between a mailbox client and its server (IMAP, POP3). It is shown what each side says and
+//! answers with steps; whoever carries the bytes takes the steps in their order.
+//!
+//! Everything said is handed on as it came, but for the few lines that a proxy must change ([`Step::Say`]). A watcher never
+//! fails: where it no longer knows what it sees, it says so once ([`Step::Lost`]) and hands on the rest of the session
+//! blindly. It holds a bounded number of bytes, whatever comes.
+
+use crate::message::{UnixMillis, WireText};
+
+/// The watcher of one session, of one protocol.
+pub trait Watch {
+    /// What the client said. Takes bytes off the front of `input`; none: all of it is taken, and the next bytes are
+    /// awaited.
+    fn client<'a>(&mut self, input: &mut &'a [u8]) -> Option<Step<'a>>;
+
+    /// What the server said, the greeting too.
+    fn server<'a>(&mut self, input: &mut &'a [u8]) -> Option<Step<'a>>;
+
+    /// The client's leg has TLS from here on: STARTTLS is no longer offered.
+    fn secured(&mut self);
+
+    /// Where the client is.
+    fn place(&self) -> &Place;
+}
+
+/// One message among those that a session copies at the same time. Used again only after it was committed or dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CopyId(pub u32);
+
+/// What is to be done, in this order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step<'a> {
+    /// To the other side, as it came.
+    Pass(&'a [u8]),
+    /// To the other side, in place of what came: a line that was held back until it was whole, edited or not.
+    Say(Vec<u8>),
+    /// Back to the side that spoke, which the other side hears nothing of.
+    Reply(Vec<u8>),
+    /// The client wants TLS now. Hand the reply over, forget whatever it sent behind the command, and shake hands.
+    StartTls { reply: Vec<u8> },
+    /// The client names itself. Comes before the bytes that do so are handed on: another server may be the right one, and
+    /// that one must have heard `before` first (and have answered it with one line, where it is not empty).
+    Login { user: WireText, before: Vec<u8> },
+    /// The server has let this user in.
+    Authenticated { user: Option<WireText> },
+    /// A whole message begins.
+    Begin { copy: CopyId, message: Message },
+    /// Its next bytes, not to be handed on: those that were on the wire come as [`Step::Pass`].
+    Content { copy: CopyId, bytes: &'a [u8] },
+    /// It is in the mailbox, and here it lies. A message that the client saves must be durable before anything that comes
+    /// after this is handed on: the client is about to hear that it is safe.
+    Commit { copy: CopyId, found: Found },
+    /// There is no such message: the server refused it, or the client gave it up.
+    Drop { copy: CopyId },
+    /// For the e-mail engine: this user's mailbox wants a look.
+    Hint(Hint),
+    /// The watcher is blind from here on, and why (a value of the label `reason`). Open copies are dropped.
+    Lost { reason: &'static str },
+}
+
+/// Where a session is: which user, and which folder is selected.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// As the client named it; none while nobody is let in, or where the mechanism does not show it.
+    pub user: Option<WireText>,
+    /// As it stands in the protocol (modified UTF-7, or UTF-8 after ENABLE); `INBOX` in POP3. None: nothing is selected.
+    pub folder: Option<WireText>,
+    /// RFC 9051 section 2.3.1.1.
+    pub uid_validity: Option<u32>,
+}
+
+/// A whole message on the wire.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// The client saves it (APPEND, REPLACE): the copy is kept if the server takes it.
+    Saved { folder: WireText },
+    /// The server shows it (FETCH, RETR): the copy is kept if it is new.
+    Read {
+        /// None: not said, or not yet.
+        uid: Option<u32>,
+        /// POP3's unique id (RFC 1939, UIDL), where the session has asked for it.
+        uidl: Option<WireText>,
+        /// As announced.
+        bytes: Option<u64>,
+    },
+}
+
+/// What is known of a message at its end.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    pub folder: WireText,
+    pub uid: Option<u32>,
+    pub uid_validity: Option<u32>,
+    pub flags: Vec<WireText>,
+    pub internal_date: Option<UnixMillis>,
+}
+
+/// What a session shows of a mailbox without showing the message itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Hint {
+    /// The selected folder has grown, or the server said RECENT.
+    Arrival,
+    /// A message was named, or shown in part: it exists, and no whole copy passed here.
+    Seen,
+    /// A message was saved, and its content did not pass here whole (CATENATE with a URL, too many at a time, COPY, MOVE).
+    Unseen,
+}
+
+impl Hint {
+    /// The value of the label `kind`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Arrival => "arrival",
+            Self::Seen => "seen",
+            Self::Unseen => "unseen",
+        }
+    }
+}
