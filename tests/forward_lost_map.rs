@@ -17,6 +17,12 @@ use crate::{
 async fn after_a_corrupt_dedup_map_the_target_is_asked_before_anything_is_added() {
     let mut scene = Scene::with_readable_account().await;
     scene.faulty.hide(&[shapes::SIGHTINGS, shapes::BLOB]);
+    scene.start();
+    // What was captured before forwarding ran may have been sent by an earlier process, and is looked for: this one.
+    let first = Mail::plain(0).bytes;
+    scene.rig.capture(&first, "user@example.org").await;
+    scene.rig.forwarded(DEADLINE).await;
+
     let [asked, added] = [(); 2].map(|()| Arc::new(AtomicUsize::new(0)));
     let heard = [
         ("Email/query", asked.clone()),
@@ -30,11 +36,10 @@ async fn after_a_corrupt_dedup_map_the_target_is_asked_before_anything_is_added(
         None
     });
     let counts = || (asked.load(Ordering::Relaxed), added.load(Ordering::Relaxed));
-    let mails = [
+    let mut mails = vec![
         Mail::plain(1).bytes,
         b"Subject: no id\r\n\r\nbody\r\n".to_vec(),
     ];
-    scene.start();
     for mail in &mails {
         scene.rig.capture(mail, "user@example.org").await;
         scene.rig.forwarded(DEADLINE).await;
@@ -58,5 +63,6 @@ async fn after_a_corrupt_dedup_map_the_target_is_asked_before_anything_is_added(
     let of_sightings = 2;
     assert_eq!(counts().1, of_copies_and_sightings + of_sightings);
     assert!(counts().0 > 0);
+    mails.push(first);
     assert!(scene.copies_in("Inbox").await == once(&mails));
 }
