@@ -21,6 +21,52 @@ pub trait Watch {
 
     /// Where the client is.
     fn place(&self) -> &Place;
+
+    /// What may be said to the client now, in the server's name, before the connection is closed under it; nothing but the
+    /// end of the connection where it is empty. None: something is under way, in either direction.
+    fn farewell(&self) -> Option<&'static [u8]>;
+}
+
+/// The proxy's own talk with the server, before there is a session: the greeting, TLS, who the client is.
+pub trait Opening {
+    /// What the server said.
+    fn receive(&mut self, bytes: &[u8]);
+
+    /// TLS stands; asked for by [`OpeningStep::StartTls`].
+    fn secured(&mut self);
+
+    fn poll(&mut self) -> OpeningStep;
+}
+
+/// What is to be done for an opening.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OpeningStep {
+    /// The server's next bytes are awaited.
+    Wait,
+    Send(Vec<u8>),
+    /// Shake hands as a client; whatever came before that is forgotten.
+    StartTls,
+    /// The session begins, with this line as the server's greeting.
+    Done {
+        greeting: Vec<u8>,
+    },
+    Failed(OpeningError),
+}
+
+/// Why there is no session with this server.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpeningError {
+    #[error("no greeting of this protocol: {0}")]
+    Greeting(String),
+    #[error("the server offers no STARTTLS")]
+    NoTls,
+    #[error("the server refused STARTTLS: {0}")]
+    TlsRefused(String),
+    /// Somebody between us and the server may have put them there.
+    #[error("bytes came between the server's answer to STARTTLS and TLS")]
+    Injected,
+    #[error("more than {0} bytes before a session")]
+    TooLong(usize),
 }
 
 /// One message among those that a session copies at the same time. Used again only after it was committed or dropped.
