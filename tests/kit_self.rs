@@ -1,7 +1,8 @@
 //! The kit itself: what the other topics rest on must not be wrong.
 
 use crate::kit::{
-    Mail, Peer, Sink, SmtpClient,
+    ImapClient, Mail, MailServer, Peer, Sink, SmtpClient,
+    mailbox::{Kind, comparable, distinct},
     sink::{Answer, Moment},
 };
 
@@ -97,4 +98,51 @@ fn cyrus_and_dovecot_start_and_end() {
     let lmtp = dovecot.address("LMTP");
     drop(dovecot);
     assert!(SmtpClient::connect(lmtp).is_err());
+}
+
+/// A folder is made, mail is saved into it, and the account shows it, byte for byte.
+fn keeps_mail(kind: Kind) {
+    let server = MailServer::start(kind, 2);
+    let mails: Vec<_> = (0..32).map(|serial| Mail::varied(9, serial)).collect();
+    for number in [1, 2] {
+        let mut client = ImapClient::logged_in(server.imap(), &server.user(number));
+        let folder = server.folder(&["Work"]);
+        client.ok(&format!("CREATE \"{folder}\""));
+        for mail in &mails {
+            let answer = client.append(&folder, "\\Seen", &mail.bytes).unwrap();
+            assert!(answer.is_ok(), "{}: {}", mail.kind, answer.tagged);
+            assert!(answer.code("APPENDUID").is_some(), "{}", answer.tagged);
+        }
+    }
+    let [first, second] = [1, 2].map(|number| server.account(&server.user(number)));
+    assert_eq!(comparable(&first), comparable(&second));
+    let sent: std::collections::BTreeSet<_> = mails.iter().map(|m| m.bytes.as_slice()).collect();
+    assert_eq!(distinct(&first), sent);
+}
+
+#[test]
+fn dovecot_keeps_mail() {
+    keeps_mail(Kind::Dovecot);
+}
+
+#[test]
+fn cyrus_keeps_mail() {
+    keeps_mail(Kind::Cyrus);
+}
+
+#[test]
+fn courier_keeps_mail() {
+    keeps_mail(Kind::Courier);
+}
+
+#[test]
+fn the_imap_client_secures_its_session() {
+    let server = MailServer::start(Kind::Dovecot, 1);
+    let (mut client, greeting) = ImapClient::connect_tls(server.imaps(), &server.ca()).unwrap();
+    assert!(greeting.starts_with("* OK"), "{greeting}");
+    client.login(&server.user(1));
+    let (client, _) = ImapClient::connect(server.imap()).unwrap();
+    let (mut client, answer) = client.start_tls(&server.ca()).unwrap();
+    assert!(answer.is_ok(), "{}", answer.tagged);
+    client.login(&server.user(1));
 }

@@ -1,5 +1,5 @@
-//! What the integration tests are made of: real peers, the built daemon, an SMTP client and sink, varied mail, a vault
-//! reader. Everything lives in private directories on loopback ports nobody else holds, and ends with its guard.
+//! What the integration tests are made of: real peers, the built daemon, an SMTP client and sink, an IMAP client, varied
+//! mail, a vault reader. Everything lives in private directories on loopback ports nobody else holds, and ends with its guard.
 //!
 //! The kit is synchronous: a test that needs an async runtime brings its own. Nothing sleeps to wait; a wait names its
 //! condition and its deadline ([`wait_until`]).
@@ -11,7 +11,9 @@ pub mod daemon;
 pub mod dir;
 pub mod disk;
 pub mod http;
+pub mod imap;
 pub mod mail;
+pub mod mailbox;
 pub mod metrics;
 pub mod milter;
 pub mod peer;
@@ -27,7 +29,9 @@ pub use client::SmtpClient;
 pub use daemon::Mailtee;
 pub use dir::TestDir;
 pub use disk::SmallDisk;
+pub use imap::ImapClient;
 pub use mail::Mail;
+pub use mailbox::MailServer;
 pub use metrics::Metrics;
 pub use milter::MilterClient;
 pub use peer::Peer;

@@ -40,6 +40,18 @@ const PORTS: &[(&str, &[&str])] = &[
             "HTTPS_PORT",
         ],
     ),
+    ("courier", &["IMAP_PORT", "POP3_PORT"]),
+    (
+        "nginx-mail",
+        &[
+            "IMAP_PORT",
+            "IMAPS_PORT",
+            "POP3_PORT",
+            "SMTP_PORT",
+            "AUTH_PORT",
+        ],
+    ),
+    ("perdition", &["IMAP_PORT", "POP3_PORT"]),
     ("opendkim", &["PORT"]),
     ("exim", &["SMTP_PORT", "REINJECT_PORT"]),
     ("opensmtpd", &["SMTP_PORT"]),

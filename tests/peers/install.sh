@@ -7,6 +7,7 @@
 #   link        haproxy iproute2                                           benchmarks, the slow link
 #   browser     chromium                                                   screenshots of the pages
 #   cyrus       cyrus-common cyrus-caldav (JMAP httpd); imapd and pop3d extracted to $MAILTEE_PEERS_PREFIX
+#   mailbox     isync offlineimap3 getmail6 fetchmail mutt tmux, nginx (mail) and perdition; courier extracted likewise
 #   mtas        exim4 sendmail opensmtpd, extracted to $MAILTEE_PEERS_PREFIX (in dpkg they conflict with postfix)
 # Env: MAILTEE_PEERS_PREFIX  where extracted packages go (default /opt/mailtee-peers)
 #
@@ -15,7 +16,7 @@ set -euo pipefail
 
 PREFIX=${MAILTEE_PEERS_PREFIX:-/opt/mailtee-peers}
 export DEBIAN_FRONTEND=noninteractive
-GROUPS_WANTED=("$@"); [ $# -gt 0 ] || GROUPS_WANTED=(core monitoring link browser cyrus mtas)
+GROUPS_WANTED=("$@"); [ $# -gt 0 ] || GROUPS_WANTED=(core monitoring link browser cyrus mailbox mtas)
 want() { local g; for g in "${GROUPS_WANTED[@]}"; do [ "$g" = "$1" ] && return 0; done; return 1; }
 
 [ "$(id -u)" = 0 ] || { echo "install.sh: must run as root" >&2; exit 1; }
@@ -28,6 +29,8 @@ want monitoring && pkgs+=(prometheus prometheus-alertmanager)
 want link       && pkgs+=(haproxy iproute2)
 want browser    && pkgs+=(chromium)
 want cyrus      && pkgs+=(cyrus-common cyrus-caldav sasl2-bin libsasl2-modules)
+want mailbox    && pkgs+=(isync offlineimap3 getmail6 fetchmail mutt tmux nginx-light libnginx-mod-mail haproxy perdition
+                          libcourier-unicode4 courier-authlib courier-authlib-userdb gamin libgamin0 expect libgdbm6)
 # shared libraries that the extracted programs need (none of them conflicts with anything)
 want mtas       && pkgs+=(libgnutls-dane0 libidn12 libnsl2 libpcre2-8-0 libevent-2.1-7 liblockfile1 libwrap0 libldap-2.5-0 libdb5.3
                           libpam0g m4 make)
@@ -37,6 +40,7 @@ for p in "${pkgs[@]}"; do
 done
 extracts=()
 want cyrus && extracts+=("cyrus cyrus-imapd cyrus-pop3d")
+want mailbox && extracts+=("courier courier-imap courier-base courier-pop")
 want mtas  && extracts+=("exim exim4-base exim4-daemon-light" "opensmtpd opensmtpd" "sendmail sendmail-bin sendmail-base sendmail-cf")
 absent=()
 for e in "${extracts[@]}"; do [ -e "$PREFIX/${e%% *}/.complete" ] || absent+=("$e"); done
