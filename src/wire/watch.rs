@@ -9,8 +9,9 @@ use crate::message::{UnixMillis, WireText};
 
 /// The watcher of one session, of one protocol.
 pub trait Watch {
-    /// What the client said. Takes bytes off the front of `input`; none: all of it is taken, and the next bytes are
-    /// awaited.
+    /// What the client said. Takes bytes off the front of `input`; none: the next bytes are awaited. What is then left
+    /// in `input` means this or that by what the server answers first (a literal, or the next command?): it waits, is
+    /// neither handed on nor dropped, and this is asked again once the server's bytes have been shown.
     fn client<'a>(&mut self, input: &mut &'a [u8]) -> Option<Step<'a>>;
 
     /// What the server said, the greeting too.
