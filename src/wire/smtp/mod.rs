@@ -5,7 +5,6 @@
 //! every message and keeps none. Both take bytes in any chunking and give the same result for each.
 
 pub mod answer;
-pub mod auth;
 pub mod command;
 pub mod content;
 pub mod fuzz;

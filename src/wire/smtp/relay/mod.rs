@@ -25,11 +25,13 @@ use std::{collections::VecDeque, sync::Arc};
 use super::{
     Dialect, Role,
     answer::Failure,
-    auth::AuthWatch,
     content::{ChunkDecoder, DataDecoder, Stuffer},
     reply,
 };
-use crate::message::{Client, Envelope, TlsFacts, WireText};
+use crate::{
+    message::{Client, Envelope, TlsFacts, WireText},
+    wire::sasl::AuthWatch,
+};
 use transaction::{Content, Transaction};
 
 /// Commands that await their replies at once, at most: a client may not fill the queue of them.

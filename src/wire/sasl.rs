@@ -1,5 +1,7 @@
-//! Whose name an AUTH dialogue carries (RFC 4954). The login is kept for the sighting; the secret is never stored: each
-//! line is decoded, the name copied out, the rest dropped.
+//! Whose name a SASL dialogue carries (RFC 4422), in whichever protocol. The secret is never stored: each line is decoded,
+//! the names copied out, the rest overwritten and dropped.
+
+use std::borrow::Cow;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 
@@ -10,6 +12,7 @@ use crate::message::WireText;
 pub struct AuthWatch {
     mechanism: Mechanism,
     login: Option<WireText>,
+    acts_as: Option<WireText>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +30,7 @@ enum Mechanism {
 }
 
 impl AuthWatch {
-    /// `argument` is that of the AUTH command: the mechanism, perhaps an initial response.
+    /// `argument` is that of AUTH or AUTHENTICATE: the mechanism, perhaps an initial response.
     pub fn begin(argument: &[u8]) -> Self {
         let mut words = argument
             .split(u8::is_ascii_whitespace)
@@ -48,6 +51,7 @@ impl AuthWatch {
         let mut this = Self {
             mechanism,
             login: None,
+            acts_as: None,
         };
         if let Some(initial) = words.next() {
             this.answer(initial);
@@ -55,48 +59,74 @@ impl AuthWatch {
         this
     }
 
-    /// A line that the client sent in answer to a 334.
+    /// A line that the client sent in answer to a challenge.
     pub fn answer(&mut self, line: &[u8]) {
         if matches!(self.mechanism, Mechanism::Other | Mechanism::LoginNamed) {
             return;
         }
-        let Ok(decoded) = STANDARD.decode(line.trim_ascii()) else {
+        let Ok(mut decoded) = STANDARD.decode(line.trim_ascii()) else {
             return;
         };
-        let name = match self.mechanism {
-            // authorisation identity NUL authentication identity NUL password (RFC 4616)
-            Mechanism::Plain => decoded.split(|b| *b == 0).nth(1).map(<[u8]>::to_vec),
-            Mechanism::Login => {
-                self.mechanism = Mechanism::LoginNamed;
-                Some(decoded)
-            }
-            // user=NAME ^A auth=Bearer …, or n,a=NAME,^A … (RFC 7628)
-            Mechanism::Bearer => decoded
-                .split(|b| matches!(b, 1 | b','))
-                .find_map(|part| part.strip_prefix(b"user=").or(part.strip_prefix(b"a=")))
-                .map(<[u8]>::to_vec),
-            // NAME digest (RFC 2195 section 2)
-            Mechanism::CramMd5 => {
-                let space = memchr::memrchr(b' ', &decoded);
-                space.map(|space| decoded[..space].to_vec())
-            }
-            // n,,n=NAME,r=nonce, and only in the first answer (RFC 5802 section 7)
-            Mechanism::Scram => {
-                self.mechanism = Mechanism::Other;
-                let mut parts = decoded.split(|b| *b == b',');
-                parts
-                    .find_map(|part| part.strip_prefix(b"n="))
-                    .map(scram_name)
-            }
-            Mechanism::LoginNamed | Mechanism::Other => None,
-        };
-        self.login = name.filter(|n| !n.is_empty()).map(WireText::from);
+        let (name, acts_as) = self.names(&decoded);
+        let said = |name: &[u8]| (!name.is_empty()).then(|| WireText::from(name));
+        self.login = name.as_deref().and_then(said);
+        self.acts_as = acts_as.and_then(said);
+        wipe(&mut decoded);
     }
 
-    /// The name, once the next hop has said 235.
+    /// Who logs in, and as whom, if as another.
+    fn names<'a>(&mut self, said: &'a [u8]) -> (Option<Cow<'a, [u8]>>, Option<&'a [u8]>) {
+        match self.mechanism {
+            // authorisation identity NUL authentication identity NUL password (RFC 4616)
+            Mechanism::Plain => {
+                let mut parts = said.split(|b| *b == 0);
+                let acts_as = parts.next();
+                (parts.next().map(Cow::from), acts_as)
+            }
+            Mechanism::Login => {
+                self.mechanism = Mechanism::LoginNamed;
+                (Some(said.into()), None)
+            }
+            // user=NAME ^A auth=Bearer …, or n,a=NAME,^A … (RFC 7628)
+            Mechanism::Bearer => {
+                let name = said
+                    .split(|b| matches!(b, 1 | b','))
+                    .find_map(|part| part.strip_prefix(b"user=").or(part.strip_prefix(b"a=")));
+                (name.map(Cow::from), None)
+            }
+            // NAME digest (RFC 2195 section 2)
+            Mechanism::CramMd5 => {
+                let space = memchr::memrchr(b' ', said);
+                (space.map(|space| said[..space].into()), None)
+            }
+            // n,a=AS,n=NAME,r=nonce, and only in the first answer (RFC 5802 section 7)
+            Mechanism::Scram => {
+                self.mechanism = Mechanism::Other;
+                let part =
+                    |key: &[u8]| said.split(|b| *b == b',').find_map(|p| p.strip_prefix(key));
+                (part(b"n=").map(scram_name).map(Cow::from), part(b"a="))
+            }
+            Mechanism::LoginNamed | Mechanism::Other => (None, None),
+        }
+    }
+
+    /// The name that logs in, with which the secret goes.
     pub fn into_login(self) -> Option<WireText> {
         self.login
     }
+
+    /// Whose mailbox it is to be: another's, where the client asks for one (RFC 4616 section 2).
+    pub fn mailbox(&self) -> Option<&WireText> {
+        self.acts_as.as_ref().or(self.login.as_ref())
+    }
+}
+
+/// Overwrites what may hold a secret, and empties it.
+pub fn wipe(bytes: &mut Vec<u8>) {
+    bytes.fill(0);
+    // Seen by nobody, and for that left out by the compiler otherwise.
+    std::hint::black_box(&mut *bytes);
+    bytes.clear();
 }
 
 /// A name in which `,` and `=` were written as `=2C` and `=3D` (RFC 5802 section 5.1).
@@ -125,6 +155,21 @@ mod tests {
             watch.answer(STANDARD.encode(answer).as_bytes());
         }
         watch.into_login().map(|l| l.to_string())
+    }
+
+    #[test]
+    fn the_mailbox_is_the_one_that_is_asked_for() {
+        let mailbox = |mechanism: &str, answer: &[u8]| {
+            let mut watch = AuthWatch::begin(mechanism.as_bytes());
+            watch.answer(STANDARD.encode(answer).as_bytes());
+            watch.mailbox().map(ToString::to_string)
+        };
+        let plain = mailbox("PLAIN", b"shared\0anna\0secret");
+        assert_eq!(plain.as_deref(), Some("shared"));
+        let plain = mailbox("PLAIN", b"\0anna\0secret");
+        assert_eq!(plain.as_deref(), Some("anna"));
+        let scram = mailbox("SCRAM-SHA-1", b"n,a=shared,n=anna,r=nonce");
+        assert_eq!(scram.as_deref(), Some("shared"));
     }
 
     #[test]
