@@ -1,0 +1,472 @@
+//! The client's side: command lines and their literals, and the two dialogues that have no tags, AUTHENTICATE and IDLE.
+//!
+//! Whether a line that announced a literal is followed by it or by a new command is for the server to say: till then
+//! nothing more of the client is read. A line that may name the user is held back until that is known.
+
+use super::{
+    COMMANDS, COMMANDS_MAX, LITERAL, Move, Side, Verdict, Watcher,
+    command::{self, Authenticating, Command, Kind},
+    lexis::Literal,
+    line::{LINE_BYTES_MAX, Line, Whole},
+    saving::Role,
+};
+use crate::{
+    message::WireText,
+    wire::watch::{CopyId, Message, Step},
+};
+
+/// A user's name as a literal, at most: what is longer is passed on unread.
+const NAME_BYTES_MAX: u64 = 1 << 10;
+
+#[derive(Debug, Default)]
+pub(super) struct Client {
+    state: State,
+    /// The server's `+` decides what the next bytes are.
+    awaits: bool,
+    line: Line,
+    unfinished: Unfinished,
+    serial: u32,
+    /// LOGIN with its name in a literal: what is with the server already, and what is held back.
+    name: Option<Box<Name>>,
+}
+
+#[derive(Debug, Default)]
+enum State {
+    /// A command's first line.
+    #[default]
+    Line,
+    /// Its text behind a literal.
+    More,
+    Literal {
+        left: u64,
+        sink: Sink,
+    },
+    Sasl,
+    Idle,
+}
+
+#[derive(Debug)]
+enum Sink {
+    Skip,
+    Copy(CopyId),
+    Folder(Vec<u8>),
+    Name,
+}
+
+/// The command whose text is not at its end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Unfinished {
+    #[default]
+    Nothing,
+    Command(u32),
+    /// One that was answered before its end.
+    Answered,
+}
+
+#[derive(Debug, Default)]
+struct Name {
+    before: Vec<u8>,
+    held: Vec<u8>,
+    bytes: usize,
+}
+
+impl Client {
+    pub(super) fn is_between_lines(&self) -> bool {
+        matches!(self.state, State::Line | State::Idle) && self.line.kept.is_empty()
+    }
+
+    /// What was held back.
+    pub(super) fn give_up(&mut self) -> Vec<u8> {
+        let mut unsaid = self.name.take().map(|name| name.held).unwrap_or_default();
+        unsaid.extend_from_slice(self.line.unsaid());
+        self.line.clear();
+        unsaid
+    }
+}
+
+impl Watcher {
+    pub(super) fn client_bytes(&mut self, bytes: &[u8]) -> Move {
+        if self.blind {
+            return self.pass_blindly(Side::Client, bytes);
+        }
+        if self.client.awaits {
+            return Move::Wait;
+        }
+        if let State::Literal { .. } = self.client.state {
+            return self.client_literal(bytes);
+        }
+        match memchr::memchr(b'\n', bytes) {
+            Some(end) => self.client_line(&bytes[..=end]),
+            None => self.client_piece(bytes),
+        }
+    }
+
+    fn client_piece(&mut self, piece: &[u8]) -> Move {
+        let line = &mut self.client.line;
+        let before = line.kept.len();
+        line.add(piece);
+        let is_held = match self.client.state {
+            State::Line => line.passed == 0 && command::is_held(&line.kept),
+            State::Sasl => true,
+            _ => false,
+        };
+        if is_held && !line.is_long() {
+            return Move::Take(piece.len());
+        }
+        let unsaid = line.kept[line.passed..before].to_vec();
+        line.passed = line.kept.len();
+        self.settle(Side::Client, Verdict::Forward, unsaid, piece)
+    }
+
+    fn client_line(&mut self, piece: &[u8]) -> Move {
+        let mut line = std::mem::take(&mut self.client.line);
+        let unsaid = line.unsaid().to_vec();
+        let before = line.kept.len();
+        let whole = line.complete(piece);
+        let verdict = match self.client.state {
+            State::Line => self.command(&whole),
+            State::Sasl => {
+                self.sasl_answer(&whole);
+                Verdict::Forward
+            }
+            State::Idle => {
+                self.client.state = State::Line;
+                self.client.unfinished = Unfinished::Nothing;
+                Verdict::Forward
+            }
+            State::More | State::Literal { .. } => {
+                self.more(&whole);
+                Verdict::Forward
+            }
+        };
+        if let Verdict::Wait = verdict {
+            line.kept.truncate(before);
+            self.client.line = line;
+            return Move::Wait;
+        }
+        line.clear();
+        self.settle(Side::Client, verdict, unsaid, piece)
+    }
+
+    fn step(&mut self, step: Step<'static>) {
+        self.to_server.steps.push_back(step);
+    }
+
+    fn command(&mut self, whole: &Whole<'_>) -> Verdict {
+        if whole.text.is_empty() && whole.literal == Ok(None) {
+            return Verdict::Forward;
+        }
+        let Ok(literal) = whole.literal else {
+            self.lost(Side::Client, LITERAL);
+            return Verdict::Forward;
+        };
+        let (tag, mut kind) = command::parse(whole.text);
+        let mut verdict = Verdict::Forward;
+        let mut dialogue = None;
+        match &mut kind {
+            Kind::StartTls => return self.starttls(tag),
+            Kind::Id if literal.is_none() && !whole.long => {
+                if let Some(line) = command::without_multiplex(whole.raw) {
+                    verdict = Verdict::Replace(line);
+                }
+            }
+            Kind::Login(Some(user)) if !whole.long => {
+                let user = user.clone();
+                self.step(Step::Login {
+                    user,
+                    before: Vec::new(),
+                });
+            }
+            Kind::Login(None) if !whole.long => {
+                if let Some(literal) = literal.filter(|l| l.bytes <= NAME_BYTES_MAX) {
+                    verdict = self.name_follows(literal, whole.raw);
+                }
+            }
+            Kind::Authenticate(authenticating) if literal.is_none() => {
+                if !whole.long {
+                    // With an initial response, nothing was said before it.
+                    let told = authenticating.login(Vec::new());
+                    self.to_server.steps.extend(told);
+                    if memchr::memchr_iter(b' ', whole.text).count() == 2 {
+                        authenticating.line = whole.raw.to_vec();
+                    }
+                }
+                dialogue = Some(State::Sasl);
+            }
+            Kind::Idle if literal.is_none() => dialogue = Some(State::Idle),
+            _ => {}
+        }
+        let serial = self.client.serial;
+        self.client.serial = serial.wrapping_add(1);
+        self.client.unfinished = Unfinished::Command(serial);
+        self.commands.push_back(Command {
+            serial,
+            tag: tag.into(),
+            kind,
+        });
+        if self.commands.len() > COMMANDS_MAX {
+            self.lost(Side::Client, COMMANDS);
+            return verdict;
+        }
+        match dialogue {
+            Some(state) => {
+                self.client.state = state;
+                self.client.awaits = true;
+            }
+            None => self.literal_follows(literal),
+        }
+        verdict
+    }
+
+    /// Ours to answer. Not before all else is answered: the handshake comes right behind the reply.
+    fn starttls(&mut self, tag: &[u8]) -> Verdict {
+        if !self.commands.is_empty() {
+            return Verdict::Wait;
+        }
+        let reply = |text: &str| [tag, text.as_bytes()].concat();
+        let step = if self.rules.starttls && !self.secured {
+            Step::StartTls {
+                reply: reply(" OK Begin TLS negotiation now\r\n"),
+            }
+        } else {
+            Step::Reply(reply(" BAD STARTTLS is not offered here\r\n"))
+        };
+        self.step(step);
+        Verdict::Swallow
+    }
+
+    /// The text of a command behind a literal of it.
+    fn more(&mut self, whole: &Whole<'_>) {
+        let Ok(literal) = whole.literal else {
+            return self.lost(Side::Client, LITERAL);
+        };
+        let mut given_up = None;
+        if let Some(Kind::Save(saving)) = self.unfinished() {
+            given_up = match whole.long {
+                true => saving.is_strange(),
+                false => saving.words(whole.text),
+            };
+        }
+        if let Some(copy) = given_up {
+            self.drop_copy(Side::Client, copy);
+        }
+        self.literal_follows(literal);
+    }
+
+    fn unfinished(&mut self) -> Option<&mut Kind> {
+        let Unfinished::Command(serial) = self.client.unfinished else {
+            return None;
+        };
+        let last = self.commands.back_mut();
+        last.filter(|command| command.serial == serial)
+            .map(|command| &mut command.kind)
+    }
+
+    /// A command's text ends with a literal, or at last.
+    fn literal_follows(&mut self, literal: Option<Literal>) {
+        let answered = self.client.unfinished == Unfinished::Answered;
+        let Some(literal) = literal.filter(|l| !(answered && l.waits)) else {
+            self.client.state = State::Line;
+            self.client.unfinished = Unfinished::Nothing;
+            return;
+        };
+        self.client.state = State::Literal {
+            left: literal.bytes,
+            sink: self.sink(literal.bytes),
+        };
+        self.client.awaits = literal.waits;
+        self.end_literal();
+    }
+
+    fn sink(&mut self, bytes: u64) -> Sink {
+        if self.client.name.is_some() {
+            return Sink::Name;
+        }
+        let may_be_kept = bytes <= LINE_BYTES_MAX as u64;
+        let (role, given_up) = match self.unfinished() {
+            Some(Kind::Save(saving)) => saving.literal(bytes),
+            Some(Kind::Select(selecting)) if selecting.folder.is_none() && may_be_kept => {
+                return Sink::Folder(Vec::new());
+            }
+            _ => return Sink::Skip,
+        };
+        if let Some(copy) = given_up {
+            self.drop_copy(Side::Client, copy);
+        }
+        match role {
+            Role::Folder if may_be_kept => Sink::Folder(Vec::new()),
+            Role::Folder => {
+                self.folder_is(None);
+                Sink::Skip
+            }
+            Role::Message => match self.begin() {
+                Some(copy) => Sink::Copy(copy),
+                None => Sink::Skip,
+            },
+            Role::Continues(copy) => Sink::Copy(copy),
+            Role::Other => Sink::Skip,
+        }
+    }
+
+    fn begin(&mut self) -> Option<CopyId> {
+        let copy = self.open_copy();
+        let Some(Kind::Save(saving)) = self.unfinished() else {
+            return None;
+        };
+        saving.begun(copy);
+        let folder = saving.folder();
+        let copy = copy?;
+        self.step(Step::Begin {
+            copy,
+            message: Message::Saved { folder },
+        });
+        Some(copy)
+    }
+
+    fn folder_is(&mut self, name: Option<&[u8]>) {
+        match self.unfinished() {
+            Some(Kind::Save(saving)) => saving.folder_literal(name),
+            Some(Kind::Select(selecting)) => selecting.folder = name.map(WireText::from),
+            _ => {}
+        }
+    }
+
+    fn client_literal(&mut self, bytes: &[u8]) -> Move {
+        let State::Literal { left, sink } = &mut self.client.state else {
+            return Move::Take(0);
+        };
+        let taken = usize::try_from(*left)
+            .unwrap_or(usize::MAX)
+            .min(bytes.len());
+        match sink {
+            Sink::Copy(copy) => return Move::Content(*copy, taken),
+            Sink::Folder(name) => name.extend_from_slice(&bytes[..taken]),
+            Sink::Skip | Sink::Name => {}
+        }
+        *left -= taken as u64;
+        if let (Sink::Name, Some(name)) = (sink, &mut self.client.name) {
+            name.held.extend_from_slice(&bytes[..taken]);
+            self.end_literal();
+            return Move::Take(taken);
+        }
+        self.end_literal();
+        Move::Pass(taken)
+    }
+
+    /// So many bytes of a message were shown, and will be passed on.
+    pub(super) fn client_content(&mut self, bytes: usize) {
+        if let State::Literal { left, .. } = &mut self.client.state {
+            *left -= bytes as u64;
+        }
+        self.end_literal();
+    }
+
+    /// If it is at its end, and not still awaited.
+    fn end_literal(&mut self) {
+        if self.client.awaits || !matches!(self.client.state, State::Literal { left: 0, .. }) {
+            return;
+        }
+        let ended = std::mem::replace(&mut self.client.state, State::More);
+        if let State::Literal { sink, .. } = ended {
+            match sink {
+                Sink::Folder(name) => self.folder_is(Some(&name)),
+                Sink::Name => self.name_ends(),
+                Sink::Skip | Sink::Copy(_) => {}
+            }
+        }
+    }
+
+    /// LOGIN's first word is a literal. What the server waits for is passed on, so that it can say `+`.
+    fn name_follows(&mut self, literal: Literal, line: &[u8]) -> Verdict {
+        let mut name = Name {
+            bytes: literal.bytes as usize,
+            ..Name::default()
+        };
+        let verdict = if literal.waits {
+            name.before = line.to_vec();
+            Verdict::Forward
+        } else {
+            name.held = line.to_vec();
+            Verdict::Swallow
+        };
+        self.client.name = Some(Box::new(name));
+        verdict
+    }
+
+    fn name_ends(&mut self) {
+        let Some(name) = self.client.name.take() else {
+            return;
+        };
+        let user = WireText::from(&name.held[name.held.len() - name.bytes..]);
+        if let Some(Kind::Login(login)) = self.unfinished() {
+            *login = Some(user.clone());
+            let before = name.before;
+            self.step(Step::Login { user, before });
+        }
+        if !name.held.is_empty() {
+            self.step(Step::Say(name.held));
+        }
+    }
+
+    /// The client's answer to a challenge.
+    fn sasl_answer(&mut self, whole: &Whole<'_>) {
+        self.client.awaits = true;
+        if whole.text == b"*" {
+            return;
+        }
+        let told = match self.unfinished() {
+            Some(Kind::Authenticate(authenticating)) => {
+                authenticating.sasl.answer(whole.text);
+                let before = std::mem::take(&mut authenticating.line);
+                if whole.long || before.is_empty() {
+                    None
+                } else {
+                    authenticating.login(before)
+                }
+            }
+            _ => None,
+        };
+        self.to_server.steps.extend(told);
+    }
+
+    /// The server said `+`: the next bytes are what it asked for.
+    pub(super) fn continued(&mut self) {
+        self.client.awaits = false;
+        self.end_literal();
+    }
+
+    /// The server answered this command.
+    pub(super) fn answered(&mut self, serial: u32) {
+        let client = &mut self.client;
+        if client.unfinished != Unfinished::Command(serial) {
+            return;
+        }
+        let is_dialogue = matches!(client.state, State::Sasl | State::Idle);
+        if client.awaits || is_dialogue {
+            client.awaits = false;
+            client.state = State::Line;
+            client.unfinished = Unfinished::Nothing;
+            client.name = None;
+            return;
+        }
+        // What is under way is read to its end by the server, too (RFC 7888 section 4).
+        client.unfinished = Unfinished::Answered;
+        if let State::Literal { sink, .. } = &mut client.state
+            && let Sink::Copy(_) = sink
+        {
+            *sink = Sink::Skip;
+        }
+    }
+}
+
+impl Authenticating {
+    /// Tells who the user is, once.
+    fn login(&mut self, before: Vec<u8>) -> Option<Step<'static>> {
+        if self.told || !self.moves {
+            return None;
+        }
+        let user = self.sasl.mailbox()?.clone();
+        self.told = true;
+        Some(Step::Login { user, before })
+    }
+}

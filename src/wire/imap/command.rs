@@ -1,0 +1,195 @@
+//! A command on its way (RFC 9051 section 6): what it is by its first line, and what is remembered of it until its reply.
+
+use super::{
+    lexis::{Token, Tokens, astring, is, split_word},
+    saving::Saving,
+};
+use crate::{message::WireText, wire::sasl::AuthWatch};
+
+/// Awaits its reply.
+#[derive(Debug)]
+pub(super) struct Command {
+    /// Tells apart those of one tag.
+    pub(super) serial: u32,
+    pub(super) tag: Box<[u8]>,
+    pub(super) kind: Kind,
+}
+
+#[derive(Debug)]
+pub(super) enum Kind {
+    Login(Option<WireText>),
+    Authenticate(Box<Authenticating>),
+    StartTls,
+    Compress,
+    Unauthenticate,
+    Logout,
+    Idle,
+    Id,
+    Select(Box<Selecting>),
+    /// CLOSE, UNSELECT.
+    Deselect,
+    Save(Box<Saving>),
+    /// COPY, MOVE.
+    Copy,
+    Other,
+}
+
+#[derive(Debug)]
+pub(super) struct Authenticating {
+    pub(super) sasl: AuthWatch,
+    /// Whether another server can be told the same: not the answer to a challenge.
+    pub(super) moves: bool,
+    /// It may encrypt what follows.
+    pub(super) layered: bool,
+    /// The user was told.
+    pub(super) told: bool,
+    /// The command, while no answer to a challenge was given.
+    pub(super) line: Vec<u8>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Selecting {
+    pub(super) folder: Option<WireText>,
+    pub(super) uid_validity: Option<u32>,
+}
+
+/// The tag, and what the command is.
+pub(super) fn parse(text: &[u8]) -> (&[u8], Kind) {
+    let (tag, rest) = split_word(text);
+    let (verb, rest) = split_word(rest);
+    let kind = match verb.to_ascii_uppercase().as_slice() {
+        b"LOGIN" => Kind::Login(astring(Tokens(rest).next()).map(WireText::from)),
+        b"AUTHENTICATE" => {
+            let (mechanism, _) = split_word(rest);
+            Kind::Authenticate(Box::new(Authenticating {
+                sasl: AuthWatch::begin(rest),
+                moves: !is(mechanism, "CRAM-MD5"),
+                layered: super::capability::may_be_layered(mechanism),
+                told: false,
+                line: Vec::new(),
+            }))
+        }
+        b"STARTTLS" => Kind::StartTls,
+        b"COMPRESS" => Kind::Compress,
+        b"UNAUTHENTICATE" => Kind::Unauthenticate,
+        b"LOGOUT" => Kind::Logout,
+        b"IDLE" => Kind::Idle,
+        b"ID" => Kind::Id,
+        b"SELECT" | b"EXAMINE" => Kind::Select(Box::new(Selecting {
+            folder: astring(Tokens(rest).next()).map(WireText::from),
+            uid_validity: None,
+        })),
+        b"CLOSE" | b"UNSELECT" => Kind::Deselect,
+        b"APPEND" => save(rest, false),
+        b"REPLACE" => save(rest, true),
+        b"COPY" | b"MOVE" => Kind::Copy,
+        b"UID" => {
+            let (verb, rest) = split_word(rest);
+            match verb.to_ascii_uppercase().as_slice() {
+                b"REPLACE" => save(rest, true),
+                b"COPY" | b"MOVE" => Kind::Copy,
+                _ => Kind::Other,
+            }
+        }
+        _ => Kind::Other,
+    };
+    (tag, kind)
+}
+
+fn save(rest: &[u8], replaces: bool) -> Kind {
+    let mut saving = Saving::new(replaces);
+    saving.words(rest);
+    Kind::Save(Box::new(saving))
+}
+
+/// Must the line be whole before any of it is handed on? Its beginning may not say yet: then, too.
+pub(super) fn is_held(start: &[u8]) -> bool {
+    const HELD: [&[u8]; 4] = [b"LOGIN", b"AUTHENTICATE", b"STARTTLS", b"ID"];
+    let Some(space) = memchr::memchr(b' ', start) else {
+        return true;
+    };
+    let verb = &start[space + 1..];
+    let (verb, is_whole) = match memchr::memchr2(b' ', b'\r', verb) {
+        Some(end) => (&verb[..end], true),
+        None => (verb, false),
+    };
+    HELD.iter().any(|held| {
+        let same = held
+            .get(..verb.len())
+            .is_some_and(|h| h.eq_ignore_ascii_case(verb));
+        same && (!is_whole || held.len() == verb.len())
+    })
+}
+
+/// A client's ID (RFC 2971) without the wish that the server's stream be framed (Dovecot's proxies have it); none: as it
+/// came.
+pub(super) fn without_multiplex(line: &[u8]) -> Option<Vec<u8>> {
+    const NAME: &[u8] = b"\"x-multiplex\"";
+    let at = line
+        .windows(NAME.len())
+        .position(|window| window.eq_ignore_ascii_case(NAME))?;
+    let behind = &line[at + NAME.len()..];
+    let mut tokens = Tokens(behind);
+    match tokens.next()? {
+        Token::Quoted(_) | Token::Atom(_) => {}
+        _ => return None,
+    }
+    let mut before = &line[..at];
+    let mut rest = tokens.0;
+    // One of the spaces around the pair goes with it.
+    match rest.strip_prefix(b" ") {
+        Some(text) => rest = text,
+        None => before = before.strip_suffix(b" ").unwrap_or(before),
+    }
+    Some([before, rest].concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_may_name_the_user_or_be_edited_is_held() {
+        for held in [
+            "",
+            "a1",
+            "a1 ",
+            "a1 l",
+            "a1 LOGIN",
+            "a1 login anna",
+            "a id (",
+            "a starttls\r",
+        ] {
+            assert!(is_held(held.as_bytes()), "{held}");
+        }
+        for passed in [
+            "a1 LIST",
+            "a1 logout",
+            "a1 IDLE\r",
+            "a1 STARTTLSX",
+            "a  login",
+            "a i ",
+        ] {
+            assert!(!is_held(passed.as_bytes()), "{passed}");
+        }
+    }
+
+    #[test]
+    fn the_multiplex_pair_goes_and_nothing_else() {
+        for (line, expected) in [
+            (
+                "a ID (\"name\" \"d\" \"x-multiplex\" \"0\")\r\n",
+                Some("a ID (\"name\" \"d\")\r\n"),
+            ),
+            (
+                "a ID (\"x-multiplex\" \"0\" \"name\" \"d\")\r\n",
+                Some("a ID (\"name\" \"d\")\r\n"),
+            ),
+            ("a ID (\"X-Multiplex\" \"0\")\r\n", Some("a ID ()\r\n")),
+            ("a ID NIL\r\n", None),
+        ] {
+            let out = without_multiplex(line.as_bytes());
+            assert_eq!(out.as_deref(), expected.map(str::as_bytes), "{line}");
+        }
+    }
+}

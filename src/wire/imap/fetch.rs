@@ -1,0 +1,372 @@
+//! A FETCH or UIDFETCH response, read byte by byte: any length, any order of its items, in fixed memory.
+//!
+//! A whole message is the value of `BODY[]`, `RFC822` or `BINARY[]` (RFC 9051 section 7.5.2, RFC 3516), as a literal or a
+//! quoted string. What belongs to it, the UID perhaps, may come behind it: the response is over at its parenthesis.
+
+use super::{
+    date::date_time,
+    lexis::{Doubt, Framing, Literal, number},
+};
+use crate::message::{UnixMillis, WireText};
+
+/// What is kept of a name or a value.
+const WORD_BYTES_MAX: usize = 1 << 10;
+
+#[derive(Debug, Default)]
+pub(super) struct Fetch {
+    at: At,
+    depth: u32,
+    framing: Framing,
+    line_is_blank: bool,
+    word: Vec<u8>,
+    item: Item,
+    pub(super) uid: Option<u32>,
+    pub(super) flags: Vec<WireText>,
+    pub(super) internal_date: Option<UnixMillis>,
+    /// A message was shown in part.
+    pub(super) in_part: bool,
+    /// A whole message was shown: another one in the same response is the same.
+    pub(super) whole: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum At {
+    /// Before the parenthesis that opens all.
+    #[default]
+    Head,
+    Name,
+    /// Within `BODY[…]`.
+    Section,
+    SectionQuoted,
+    /// Before the first byte of a value.
+    Value,
+    Atom,
+    Quoted,
+    QuotedEscape,
+    /// In a quoted string that is a whole message.
+    ContentFirst,
+    Content,
+    ContentEscape,
+    List,
+    ListQuoted,
+    ListEscape,
+    /// Behind the last parenthesis.
+    Over,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Item {
+    Whole,
+    Part,
+    Uid,
+    Flags,
+    InternalDate,
+    #[default]
+    Other,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Event {
+    /// A quoted string that is a whole message begins.
+    Begin,
+    /// The next bytes, so many, are content.
+    Content(usize),
+    /// The line ends with a literal: content or not.
+    Literal {
+        bytes: u64,
+        content: bool,
+    },
+    /// The last parenthesis: all is said.
+    End,
+    /// The line after that is another response.
+    Over,
+    /// The line ended before the last parenthesis did.
+    CutOff,
+    Doubt,
+}
+
+impl Fetch {
+    /// `uid` of a UIDFETCH (RFC 9586).
+    pub(super) fn new(uid: Option<u32>) -> Self {
+        Self {
+            uid,
+            line_is_blank: true,
+            ..Self::default()
+        }
+    }
+
+    /// Reads up to the next event: so many bytes, and the event behind them. None: more is awaited.
+    pub(super) fn read(&mut self, bytes: &[u8]) -> (usize, Option<Event>) {
+        for (at, &byte) in bytes.iter().enumerate() {
+            if byte == b'\n' {
+                return (at + 1, self.line_end());
+            }
+            match (self.at, byte) {
+                (At::ContentFirst | At::Content, b'"') => self.value_ends(),
+                (At::ContentFirst, _) => {
+                    self.at = At::Content;
+                    self.whole = true;
+                    return (at, Some(Event::Begin));
+                }
+                (At::Content, b'\\') => self.at = At::ContentEscape,
+                (_, b'\r') => {}
+                (At::Content, _) => {
+                    let ends = |b: &u8| matches!(b, b'"' | b'\\' | b'\r' | b'\n');
+                    let run = bytes[at..].iter().position(ends);
+                    return (at, Some(Event::Content(run.unwrap_or(bytes.len() - at))));
+                }
+                (At::ContentEscape, _) => return (at, Some(Event::Content(1))),
+                _ => {
+                    if self.byte(byte) {
+                        return (at + 1, Some(Event::End));
+                    }
+                }
+            }
+            self.framing.byte(byte);
+            self.line_is_blank &= byte == b'\r';
+        }
+        (bytes.len(), None)
+    }
+
+    /// What [`Event::Content`] told of is behind.
+    pub(super) fn content_read(&mut self) {
+        if self.at == At::ContentEscape {
+            self.framing.byte(b'x');
+            self.at = At::Content;
+        }
+    }
+
+    /// True at the last parenthesis.
+    fn byte(&mut self, byte: u8) -> bool {
+        match (self.at, byte) {
+            (At::Head, b'(') => {
+                self.depth = 1;
+                self.at = At::Name;
+            }
+            (At::Name, b' ') if self.word.is_empty() => {}
+            (At::Name, b' ') => {
+                self.item = Item::of(&self.word);
+                self.word.clear();
+                self.at = At::Value;
+            }
+            (At::Name | At::Value | At::Atom, b')') => {
+                self.value_ends();
+                return self.closed();
+            }
+            (At::Name, b'[') => self.push(byte, At::Section),
+            (At::Section, b']') => self.push(byte, At::Name),
+            (At::Section, b'"') => self.push(byte, At::SectionQuoted),
+            (At::SectionQuoted, b'"') => self.push(byte, At::Section),
+            (At::Value, b' ') => {}
+            (At::Value, b'(') => {
+                self.depth = 2;
+                self.at = At::List;
+            }
+            (At::Value, b'"') if self.item == Item::Whole && !self.whole => {
+                self.at = At::ContentFirst;
+            }
+            (At::Value, b'"') => self.at = At::Quoted,
+            (At::Value, _) => self.push(byte, At::Atom),
+            (At::Atom, b' ') => self.value_ends(),
+            (At::Quoted, b'"') => {
+                self.in_part |= self.item == Item::Part;
+                self.value_ends();
+            }
+            (At::Quoted, b'\\') => self.at = At::QuotedEscape,
+            (At::Quoted | At::QuotedEscape, _) => self.push(byte, At::Quoted),
+            (At::List, b'(') => self.depth = self.depth.saturating_add(1),
+            (At::List, b')') => {
+                self.depth -= 1;
+                if self.depth == 1 {
+                    self.value_ends();
+                }
+            }
+            (At::List, b'"') => self.at = At::ListQuoted,
+            (At::List, _) if self.item == Item::Flags => self.push(byte, At::List),
+            (At::ListQuoted, b'"') => self.at = At::List,
+            (At::ListQuoted, b'\\') => self.at = At::ListEscape,
+            (At::ListEscape, _) => self.at = At::ListQuoted,
+            (At::Name | At::Section | At::SectionQuoted | At::Atom, _) => self.push(byte, self.at),
+            _ => {}
+        }
+        false
+    }
+
+    fn push(&mut self, byte: u8, at: At) {
+        self.at = at;
+        if self.word.len() < WORD_BYTES_MAX {
+            self.word.push(byte);
+        }
+    }
+
+    fn closed(&mut self) -> bool {
+        self.depth = 0;
+        self.at = At::Over;
+        true
+    }
+
+    fn value_ends(&mut self) {
+        match self.item {
+            Item::Uid => self.uid = number(&self.word).or(self.uid),
+            Item::InternalDate => self.internal_date = date_time(&self.word),
+            Item::Flags => {
+                let flags = self.word.split(|b| *b == b' ').filter(|f| !f.is_empty());
+                self.flags = flags.map(WireText::from).collect();
+            }
+            Item::Whole | Item::Part | Item::Other => {}
+        }
+        self.word.clear();
+        self.item = Item::Other;
+        self.at = At::Name;
+    }
+
+    fn line_end(&mut self) -> Option<Event> {
+        let framing = std::mem::take(&mut self.framing);
+        let is_blank = std::mem::replace(&mut self.line_is_blank, true);
+        match framing.end() {
+            Err(Doubt) => Some(Event::Doubt),
+            Ok(Some(literal)) => Some(self.literal(literal)),
+            Ok(None) if self.at == At::Over => Some(Event::Over),
+            // Some servers put one behind a literal.
+            Ok(None) if is_blank && self.depth > 0 => None,
+            Ok(None) => Some(Event::CutOff),
+        }
+    }
+
+    fn literal(&mut self, literal: Literal) -> Event {
+        let bytes = literal.bytes;
+        let mut content = false;
+        match self.at {
+            At::Section | At::List => {}
+            At::Atom => {
+                content = self.item == Item::Whole && !self.whole && bytes > 0;
+                self.whole |= content;
+                self.in_part |= self.item == Item::Part;
+                // Not its value: what announces it.
+                self.item = Item::Other;
+                self.value_ends();
+            }
+            _ => return Event::Doubt,
+        }
+        Event::Literal { bytes, content }
+    }
+}
+
+impl Item {
+    fn of(name: &[u8]) -> Self {
+        let name = name.to_ascii_uppercase();
+        match name.as_slice() {
+            b"BODY[]" | b"BINARY[]" | b"RFC822" => Self::Whole,
+            b"RFC822.TEXT" | b"RFC822.HEADER" => Self::Part,
+            b"UID" => Self::Uid,
+            b"FLAGS" => Self::Flags,
+            b"INTERNALDATE" => Self::InternalDate,
+            name if name.starts_with(b"BODY[") || name.starts_with(b"BINARY[") => Self::Part,
+            _ => Self::Other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The content that a response shows, and what is known at its end.
+    fn read(response: &[u8], size: usize) -> (Vec<u8>, Fetch, Vec<Event>) {
+        let mut fetch = Fetch::new(None);
+        let (mut content, mut seen) = (Vec::new(), Vec::new());
+        let (mut skip, mut shown) = (0, false);
+        for piece in response.chunks(size) {
+            let mut piece = piece;
+            while !piece.is_empty() {
+                if skip > 0 {
+                    let n = skip.min(piece.len());
+                    if shown {
+                        content.extend_from_slice(&piece[..n]);
+                    }
+                    skip -= n;
+                    piece = &piece[n..];
+                    continue;
+                }
+                let (n, event) = fetch.read(piece);
+                piece = &piece[n..];
+                match event {
+                    Some(Event::Literal { bytes, content }) => {
+                        (skip, shown) = (bytes as usize, content)
+                    }
+                    Some(Event::Content(n)) => {
+                        (skip, shown) = (n, true);
+                        fetch.content_read();
+                    }
+                    Some(event) => seen.push(event),
+                    None => {}
+                }
+            }
+        }
+        (content, fetch, seen)
+    }
+
+    #[test]
+    fn the_message_is_found_wherever_it_stands() {
+        for response in [
+            "(UID 7 FLAGS (\\Seen $A) BODY[] {5}\r\nab(\r\n)\r\n",
+            "(BODY[] {5}\r\nab(\r\n FLAGS (\\Seen $A) UID 7)\r\n",
+            "(ENVELOPE (\"{1}\" {3}\r\nUID NIL (\"\\\"\")) BODY[HEADER.FIELDS (\"]\" {1}\r\n))] {2}\r\n)) rfc822 {5}\r\nab(\r\n \
+             UID 7 flags (\\Seen $A))\r\n",
+            "(BINARY[] ~{5}\r\nab(\r\n\r\n UID 7 FLAGS (\\Seen $A) BODY[] {2}\r\nno)\r\n",
+        ] {
+            for size in [1, 7, 1000] {
+                let (content, fetch, seen) = read(response.as_bytes(), size);
+                assert_eq!(content, b"ab(\r\n", "{response:?}");
+                assert_eq!(fetch.uid, Some(7));
+                assert_eq!(fetch.flags, ["\\Seen".into(), "$A".into()]);
+                assert_eq!(seen, [Event::End, Event::Over]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_quoted_message_is_unescaped() {
+        for size in [1, 7, 1000] {
+            let (content, fetch, seen) = read(b"(BODY[] \"a\\\"b\\\\c\" UID 1)\r\n", size);
+            assert_eq!(content, b"a\"b\\c");
+            assert_eq!(fetch.uid, Some(1));
+            assert_eq!(seen, [Event::Begin, Event::End, Event::Over]);
+        }
+        let (_, fetch, seen) = read(b"(BODY[] \"\" RFC822 NIL)\r\n", 1);
+        assert!(!fetch.whole && !fetch.in_part);
+        assert_eq!(seen, [Event::End, Event::Over]);
+    }
+
+    #[test]
+    fn parts_are_no_messages() {
+        for part in [
+            "BODY[]<0>",
+            "BODY[TEXT]",
+            "BODY[1.MIME]",
+            "BINARY[2]",
+            "RFC822.TEXT",
+        ] {
+            let (content, fetch, _) = read(format!("({part} {{1}}\r\nx)\r\n").as_bytes(), 7);
+            assert!(
+                content.is_empty() && fetch.in_part && !fetch.whole,
+                "{part}"
+            );
+        }
+        let (_, fetch, _) = read(b"(BODY[1] NIL BODY (\"TEXT\") RFC822.SIZE 5)\r\n", 7);
+        assert!(!fetch.in_part);
+    }
+
+    #[test]
+    fn what_is_cut_off_or_doubtful_is_said() {
+        for (response, event) in [
+            ("(FLAGS (\\Seen)\r\n", Event::CutOff),
+            ("(BODY \"{1}\r\n", Event::Doubt),
+            ("(UID 1) {5}\r\n", Event::Doubt),
+            ("(UID 1 {5}\r\n", Event::Doubt),
+        ] {
+            let (_, _, seen) = read(response.as_bytes(), 7);
+            assert_eq!(seen.last(), Some(&event), "{response:?}");
+        }
+    }
+}

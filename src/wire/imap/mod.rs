@@ -1,0 +1,393 @@
+//! The watcher of an IMAP session (RFC 9051, RFC 3501 and extensions), beside whoever carries the bytes.
+//!
+//! Each side has a machine of its own: lines, of which the first 8 KiB are read, and literals, which pass as they are and
+//! are content if they are a message. What a line means is decided by who says it and by its first words, never by its
+//! end alone: free text may look like a literal. Commands are remembered by their tags until they are answered.
+//!
+//! Changed are capabilities, STARTTLS and one wish of Dovecot's proxies; all else is handed on byte for byte. It never
+//! asks the server anything. Where both peers may read a line differently from us, it is [`Step::Lost`].
+
+mod capability;
+mod client;
+mod command;
+mod date;
+mod fetch;
+mod lexis;
+mod line;
+mod saving;
+mod server;
+
+use std::collections::VecDeque;
+
+use super::watch::{CopyId, Place, Step, Watch};
+use command::Command;
+
+/// Why a watcher is blind; values of the label `reason`.
+pub const LOST_REASONS: &[&str] = &[COMPRESS, MULTIPLEX, LAYER, LITERAL, REPLY, COMMANDS];
+
+/// The server took up COMPRESS (RFC 4978).
+const COMPRESS: &str = "compress";
+/// Dovecot's framing between a proxy and its backend.
+const MULTIPLEX: &str = "multiplex";
+/// A SASL mechanism that may encrypt what follows.
+const LAYER: &str = "security-layer";
+/// What may be a literal and may be none.
+const LITERAL: &str = "literal";
+/// The server answered what nobody asked.
+const REPLY: &str = "reply";
+/// More commands await their replies than are remembered.
+const COMMANDS: &str = "commands";
+
+/// Commands that await their replies at once, at most.
+const COMMANDS_MAX: usize = 1000;
+/// Messages that are copied at once, at most: one bit each.
+const COPIES_MAX: u32 = u64::BITS;
+
+/// What the operator chose for a front end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// TLS can be ended for the client: STARTTLS is offered until [`Watch::secured`].
+    pub starttls: bool,
+}
+
+/// See the module's head.
+#[derive(Debug, Default)]
+pub struct Watcher {
+    rules: Rules,
+    secured: bool,
+    /// Lost: everything is passed on unread.
+    blind: bool,
+    client: client::Client,
+    server: server::Server,
+    to_client: Out,
+    to_server: Out,
+
+    commands: VecDeque<Command>,
+    /// One bit for each copy that is open.
+    copies: u64,
+    place: Place,
+    authenticated: bool,
+    /// Messages in the selected folder, where that is known.
+    exists: Option<u64>,
+    /// The growth was told already: RECENT says it once more.
+    grown: bool,
+}
+
+/// What is to be done before more of one side's bytes are read.
+#[derive(Debug, Default)]
+struct Out {
+    steps: VecDeque<Step<'static>>,
+    /// So many of the next bytes were read already and are to be passed on.
+    due: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Client,
+    Server,
+}
+
+/// What becomes of bytes at the front.
+enum Move {
+    Pass(usize),
+    /// Taken, not passed on: steps say what becomes of them.
+    Take(usize),
+    /// Content of a copy, to be passed on after it was shown.
+    Content(CopyId, usize),
+    /// Nothing, until the server has spoken.
+    Wait,
+}
+
+/// What becomes of a line.
+enum Verdict {
+    Forward,
+    Replace(Vec<u8>),
+    Swallow,
+    Wait,
+}
+
+impl Watcher {
+    pub fn new(rules: Rules) -> Self {
+        Self {
+            rules,
+            ..Self::default()
+        }
+    }
+
+    fn out(&mut self, from: Side) -> &mut Out {
+        match from {
+            Side::Client => &mut self.to_server,
+            Side::Server => &mut self.to_client,
+        }
+    }
+
+    /// Bytes that pass in a row are one step.
+    fn drive<'a>(&mut self, from: Side, input: &mut &'a [u8]) -> Option<Step<'a>> {
+        let start = *input;
+        let mut passed = 0;
+        loop {
+            let out = self.out(from);
+            if passed > 0 && (input.is_empty() || !out.steps.is_empty()) {
+                return Some(Step::Pass(&start[..passed]));
+            }
+            if let Some(step) = out.steps.pop_front() {
+                if out.steps.is_empty() {
+                    out.steps = VecDeque::new();
+                }
+                return Some(step);
+            }
+            if input.is_empty() {
+                return None;
+            }
+            let due = out.due.min(input.len());
+            out.due -= due;
+            let next = match from {
+                _ if due > 0 => Move::Pass(due),
+                Side::Client => self.client_bytes(input),
+                Side::Server => self.server_bytes(input),
+            };
+            match next {
+                Move::Pass(bytes) => {
+                    passed += bytes;
+                    *input = &input[bytes..];
+                }
+                Move::Take(bytes) => {
+                    *input = &input[bytes..];
+                    if passed > 0 && bytes > 0 {
+                        return Some(Step::Pass(&start[..passed]));
+                    }
+                }
+                Move::Content(..) | Move::Wait if passed > 0 => {
+                    return Some(Step::Pass(&start[..passed]));
+                }
+                Move::Content(copy, bytes) => {
+                    match from {
+                        Side::Client => self.client_content(bytes),
+                        Side::Server => self.server_content(bytes),
+                    }
+                    self.out(from).due = bytes;
+                    return Some(Step::Content {
+                        copy,
+                        bytes: &input[..bytes],
+                    });
+                }
+                Move::Wait => return None,
+            }
+        }
+    }
+
+    /// A line is read: `unsaid` is what was held back of it, `piece` its last bytes.
+    fn settle(&mut self, from: Side, verdict: Verdict, unsaid: Vec<u8>, piece: &[u8]) -> Move {
+        let out = self.out(from);
+        match verdict {
+            Verdict::Forward if unsaid.is_empty() && out.steps.is_empty() => {
+                return Move::Pass(piece.len());
+            }
+            Verdict::Forward if unsaid.is_empty() => {
+                out.due = piece.len();
+                return Move::Take(0);
+            }
+            Verdict::Forward => {
+                let mut line = unsaid;
+                line.extend_from_slice(piece);
+                out.steps.push_back(Step::Say(line));
+            }
+            Verdict::Replace(line) => out.steps.push_back(Step::Say(line)),
+            Verdict::Swallow => {}
+            Verdict::Wait => return Move::Wait,
+        }
+        Move::Take(piece.len())
+    }
+
+    fn open_copy(&mut self) -> Option<CopyId> {
+        let id = self.copies.trailing_ones();
+        if id == COPIES_MAX {
+            return None;
+        }
+        self.copies |= 1 << id;
+        Some(CopyId(id))
+    }
+
+    fn close_copy(&mut self, copy: CopyId) {
+        self.copies &= !(1 << copy.0);
+    }
+
+    fn drop_copy(&mut self, from: Side, copy: CopyId) {
+        self.close_copy(copy);
+        self.out(from).steps.push_back(Step::Drop { copy });
+    }
+
+    /// From here on everything is passed on.
+    fn lost(&mut self, from: Side, reason: &'static str) {
+        if !self.blind {
+            self.blind = true;
+            self.copies = 0;
+            self.commands = VecDeque::new();
+            self.place.folder = None;
+            self.place.uid_validity = None;
+            self.out(from).steps.push_back(Step::Lost { reason });
+        }
+    }
+
+    /// What was held back when the watcher became blind, then the bytes at hand.
+    fn pass_blindly(&mut self, from: Side, bytes: &[u8]) -> Move {
+        let unsaid = match from {
+            Side::Client => self.client.give_up(),
+            Side::Server => self.server.give_up(),
+        };
+        if unsaid.is_empty() {
+            return Move::Pass(bytes.len());
+        }
+        self.out(from).steps.push_back(Step::Say(unsaid));
+        Move::Take(0)
+    }
+}
+
+impl Watch for Watcher {
+    fn client<'a>(&mut self, input: &mut &'a [u8]) -> Option<Step<'a>> {
+        self.drive(Side::Client, input)
+    }
+
+    fn server<'a>(&mut self, input: &mut &'a [u8]) -> Option<Step<'a>> {
+        self.drive(Side::Server, input)
+    }
+
+    fn secured(&mut self) {
+        self.secured = true;
+    }
+
+    fn place(&self) -> &Place {
+        &self.place
+    }
+
+    fn farewell(&self) -> Option<&'static [u8]> {
+        if self.blind {
+            return Some(b"");
+        }
+        let is_quiet = self.client.is_between_lines()
+            && self.server.is_between_lines()
+            && self.to_client.is_empty()
+            && self.to_server.is_empty()
+            && self
+                .commands
+                .iter()
+                .all(|c| matches!(c.kind, command::Kind::Idle));
+        is_quiet.then_some(b"* BYE Going down, come back in a moment\r\n")
+    }
+}
+
+impl Out {
+    fn is_empty(&self) -> bool {
+        self.steps.is_empty() && self.due == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::watch::{Found, Hint, Message};
+
+    /// What comes of a session said in pieces of this size: to the server, to the client, and the other steps, contents
+    /// joined.
+    fn session(said: &[(char, &str)], size: usize) -> (String, String, Vec<String>) {
+        let mut watcher = Watcher::new(Rules { starttls: true });
+        let (mut to_server, mut to_client) = (Vec::new(), Vec::new());
+        let mut seen: Vec<String> = Vec::new();
+        let mut content: Vec<u8> = Vec::new();
+        for (who, text) in said {
+            for mut piece in text.as_bytes().chunks(size) {
+                loop {
+                    let step = match who {
+                        'C' => watcher.client(&mut piece),
+                        _ => watcher.server(&mut piece),
+                    };
+                    let Some(step) = step else { break };
+                    let (ahead, back) = match who {
+                        'C' => (&mut to_server, &mut to_client),
+                        _ => (&mut to_client, &mut to_server),
+                    };
+                    match step {
+                        Step::Pass(bytes) => ahead.extend_from_slice(bytes),
+                        Step::Say(bytes) => ahead.extend(bytes),
+                        Step::Reply(bytes) => back.extend(bytes),
+                        Step::Content { bytes, .. } => content.extend_from_slice(bytes),
+                        Step::Commit { found, .. } => {
+                            let text = String::from_utf8(std::mem::take(&mut content)).unwrap();
+                            seen.push(format!("{text:?} {found:?}"));
+                        }
+                        step => seen.push(format!("{step:?}")),
+                    }
+                }
+                assert!(piece.is_empty(), "put off");
+            }
+        }
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (text(to_server), text(to_client), seen)
+    }
+
+    #[test]
+    fn a_session_is_followed() {
+        let said = [
+            (
+                'S',
+                "* OK [CAPABILITY IMAP4rev1 COMPRESS=DEFLATE] hi {5}\r\n",
+            ),
+            ('C', "a LOGIN \"an\\\"na\" secret\r\n"),
+            ('S', "a OK [CAPABILITY IMAP4rev1 IDLE] in\r\n"),
+            ('C', "b SELECT INBOX\r\n"),
+            ('S', "* 2 EXISTS\r\n* OK [UIDVALIDITY 9] x\r\nb OK done\r\n"),
+            ('C', "c APPEND INBOX (\\Seen) {4}\r\n"),
+            ('S', "+ go {7}\r\n"),
+            ('C', "mail\r\n"),
+            ('S', "* 3 EXISTS\r\nc OK [APPENDUID 9 7] done\r\n"),
+            ('C', "d UID FETCH 7 BODY.PEEK[]\r\n"),
+            (
+                'S',
+                "* 3 FETCH (BODY[] {4}\r\nmail UID 7 FLAGS (\\Seen))\r\nd OK done\r\n",
+            ),
+        ];
+        let found = Found {
+            folder: "INBOX".into(),
+            uid: Some(7),
+            uid_validity: Some(9),
+            flags: vec!["\\Seen".into()],
+            internal_date: None,
+        };
+        let begin = |message| Step::Begin {
+            copy: CopyId(0),
+            message,
+        };
+        let saved = Message::Saved {
+            folder: "INBOX".into(),
+        };
+        let read = Message::Read {
+            uid: None,
+            uidl: None,
+            bytes: Some(4),
+        };
+        let login = Step::Login {
+            user: "an\"na".into(),
+            before: Vec::new(),
+        };
+        let let_in = Step::Authenticated {
+            user: Some("an\"na".into()),
+        };
+        let arrival = Step::Hint(Hint::Arrival);
+        let steps = [login, let_in, begin(saved), arrival, begin(read)];
+        let mut expected: Vec<_> = steps.iter().map(|step| format!("{step:?}")).collect();
+        let commit = format!("\"mail\" {found:?}");
+        expected.insert(4, commit.clone());
+        expected.push(commit);
+        for size in [1, 7, 1000] {
+            let (to_server, to_client, seen) = session(&said, size);
+            let all = |side| -> String {
+                let lines = said.iter().filter(|(who, _)| *who == side);
+                lines.map(|(_, text)| *text).collect()
+            };
+            assert_eq!(to_server, all('C'));
+            let edited = all('S').replace(" COMPRESS=DEFLATE", " STARTTLS");
+            assert_eq!(to_client, edited, "{size}");
+            assert_eq!(seen, expected, "{size}");
+        }
+    }
+}

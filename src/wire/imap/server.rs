@@ -1,0 +1,528 @@
+//! The server's side: what a line is by its first words, and what follows from it.
+//!
+//! Text behind OK, NO, BAD, BYE, PREAUTH and `+` is free: no literal is looked for in it. A line that can carry
+//! capabilities is held back until it is whole; of any other nothing is, once its first words are there.
+
+use super::{
+    COMPRESS, LAYER, LITERAL, MULTIPLEX, Move, REPLY, Side, Verdict, Watcher, capability,
+    command::Kind,
+    fetch::{Event, Fetch},
+    lexis::{code, is, members, number, split_word},
+    line::{Line, Whole},
+};
+use crate::{
+    message::WireText,
+    wire::watch::{CopyId, Found, Hint, Message, Step},
+};
+
+/// A tag of more bytes is none that is waited for.
+const TAG_BYTES_MAX: usize = 256;
+
+#[derive(Debug, Default)]
+pub(super) struct Server {
+    mode: Mode,
+    line: Line,
+    /// What the line is, as soon as that is known.
+    class: Option<Class>,
+}
+
+#[derive(Debug, Default)]
+enum Mode {
+    #[default]
+    Line,
+    /// A literal that is of no interest.
+    Literal(u64),
+    Fetch(Box<Fetching>),
+}
+
+#[derive(Debug)]
+struct Fetching {
+    fetch: Fetch,
+    copy: Option<CopyId>,
+    /// Of the literal that is passing, and whether it is content.
+    left: u64,
+    content: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Class {
+    kind: Said,
+    /// May carry capabilities.
+    held: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Said {
+    /// `+`
+    Continue,
+    Tagged,
+    /// Untagged OK, NO, BAD, BYE, PREAUTH.
+    Status,
+    Data,
+    /// Behind a literal.
+    More,
+    /// Up to the word's end, so many bytes.
+    Fetch {
+        bytes: usize,
+        uid: Option<u32>,
+    },
+}
+
+impl Server {
+    pub(super) fn is_between_lines(&self) -> bool {
+        matches!(self.mode, Mode::Line) && self.line.kept.is_empty() && self.class.is_none()
+    }
+
+    /// What was held back.
+    pub(super) fn give_up(&mut self) -> Vec<u8> {
+        let unsaid = self.line.unsaid().to_vec();
+        *self = Self::default();
+        unsaid
+    }
+}
+
+/// None: more of the line is needed. `text` may be all of it, up to its LF.
+fn classify(text: &[u8]) -> Option<Class> {
+    let is_whole = text.last() == Some(&b'\n');
+    let class = |kind, held| Some(Class { kind, held });
+    let carries = |text: &[u8], kind| {
+        let held = starts(text, b"[CAPABILITY ", is_whole)?;
+        class(kind, held)
+    };
+    match text {
+        [] | [b'*'] | [b'+'] => None,
+        [b'+', b' ', text @ ..] => match starts(text, b"OK ", is_whole)? {
+            true => carries(&text[3..], Said::Continue),
+            false => carries(text, Said::Continue),
+        },
+        [b'+', b'\r' | b'\n', ..] => class(Said::Continue, false),
+        [b'*', b' ', text @ ..] => {
+            let Some((word, rest)) = word(text, is_whole) else {
+                return (text.len() > 20).then_some(Class {
+                    kind: Said::Data,
+                    held: false,
+                });
+            };
+            match word.to_ascii_uppercase().as_slice() {
+                b"OK" | b"PREAUTH" | b"NO" | b"BAD" | b"BYE" => carries(rest, Said::Status),
+                b"CAPABILITY" => class(Said::Data, true),
+                count if !count.is_empty() && count.iter().all(u8::is_ascii_digit) => {
+                    let Some((verb, rest)) = self::word(rest, is_whole) else {
+                        return (rest.len() > 20).then_some(Class {
+                            kind: Said::Data,
+                            held: false,
+                        });
+                    };
+                    let uid = is(verb, "UIDFETCH").then(|| number(count)).flatten();
+                    if !is(verb, "FETCH") && !is(verb, "UIDFETCH") {
+                        return class(Said::Data, false);
+                    }
+                    let bytes = 2 + text.len() - rest.len();
+                    class(Said::Fetch { bytes, uid }, false)
+                }
+                _ => class(Said::Data, false),
+            }
+        }
+        _ => {
+            let Some((_, rest)) = word(text, is_whole) else {
+                return (text.len() > TAG_BYTES_MAX).then_some(Class {
+                    kind: Said::Tagged,
+                    held: false,
+                });
+            };
+            match starts(rest, b"OK ", is_whole)? {
+                true => carries(&rest[3..], Said::Tagged),
+                false => class(Said::Tagged, false),
+            }
+        }
+    }
+}
+
+/// The word up to its space or the line's end, if that is there, and what is behind.
+fn word(text: &[u8], is_whole: bool) -> Option<(&[u8], &[u8])> {
+    match memchr::memchr3(b' ', b'\r', b'\n', text) {
+        Some(end) if text[end] == b' ' => Some((&text[..end], &text[end + 1..])),
+        Some(end) => is_whole.then(|| (&text[..end], &text[text.len()..])),
+        None => None,
+    }
+}
+
+/// None: it may.
+fn starts(text: &[u8], with: &[u8], is_whole: bool) -> Option<bool> {
+    let both = text.len().min(with.len());
+    if !text[..both].eq_ignore_ascii_case(&with[..both]) {
+        return Some(false);
+    }
+    if both == with.len() {
+        return Some(true);
+    }
+    is_whole.then_some(false)
+}
+
+impl Watcher {
+    pub(super) fn server_bytes(&mut self, bytes: &[u8]) -> Move {
+        if self.blind {
+            return self.pass_blindly(Side::Server, bytes);
+        }
+        match &mut self.server.mode {
+            Mode::Line => self.server_text(bytes),
+            Mode::Literal(left) => {
+                let taken = usize::try_from(*left)
+                    .unwrap_or(usize::MAX)
+                    .min(bytes.len());
+                *left -= taken as u64;
+                if *left == 0 {
+                    self.server.mode = Mode::Line;
+                }
+                Move::Pass(taken)
+            }
+            Mode::Fetch(_) => self.fetch_bytes(bytes),
+        }
+    }
+
+    fn server_text(&mut self, bytes: &[u8]) -> Move {
+        let end = memchr::memchr(b'\n', bytes);
+        let piece = &bytes[..end.map_or(bytes.len(), |end| end + 1)];
+        let server = &mut self.server;
+        if server.class.is_none() {
+            let before = server.line.kept.len();
+            server.class = match before {
+                0 => classify(piece),
+                _ => classify(&[&server.line.kept, piece].concat()),
+            };
+            if let Some(Class {
+                kind: Said::Fetch { bytes, uid },
+                ..
+            }) = server.class
+            {
+                let unsaid = std::mem::take(&mut server.line.kept);
+                server.class = None;
+                server.mode = Mode::Fetch(Box::new(Fetching {
+                    fetch: Fetch::new(uid),
+                    copy: None,
+                    left: 0,
+                    content: false,
+                }));
+                let piece = &piece[..bytes - before];
+                return self.settle(Side::Server, Verdict::Forward, unsaid, piece);
+            }
+        }
+        match end {
+            Some(_) => self.server_line(piece),
+            None => self.server_piece(piece),
+        }
+    }
+
+    fn server_piece(&mut self, piece: &[u8]) -> Move {
+        let Server { line, class, .. } = &mut self.server;
+        let unsaid = line.unsaid().to_vec();
+        line.add(piece);
+        if class.is_none_or(|class| class.held) && !line.is_long() {
+            return Move::Take(piece.len());
+        }
+        line.passed = line.kept.len();
+        self.settle(Side::Server, Verdict::Forward, unsaid, piece)
+    }
+
+    fn server_line(&mut self, piece: &[u8]) -> Move {
+        let mut line = std::mem::take(&mut self.server.line);
+        let unsaid = line.unsaid().to_vec();
+        let whole = line.complete(piece);
+        let class = self.server.class.take().unwrap_or(Class {
+            kind: Said::Tagged,
+            held: false,
+        });
+        match class.kind {
+            Said::Continue => self.continued(),
+            Said::Tagged => self.tagged(whole.text),
+            Said::Status => self.status(&whole),
+            Said::Data => {
+                self.data(whole.text);
+                self.server_literal_follows(&whole);
+            }
+            Said::More | Said::Fetch { .. } => self.server_literal_follows(&whole),
+        }
+        let mut verdict = Verdict::Forward;
+        if class.held && !whole.long {
+            let starttls = self.rules.starttls && !self.secured && !self.authenticated;
+            if let Some(line) = capability::edit(whole.raw, starttls) {
+                verdict = Verdict::Replace(line);
+            }
+        }
+        line.clear();
+        self.settle(Side::Server, verdict, unsaid, piece)
+    }
+
+    fn server_literal_follows(&mut self, whole: &Whole<'_>) {
+        match whole.literal {
+            Ok(None) => {}
+            Ok(Some(literal)) if literal.waits => {
+                if literal.bytes > 0 {
+                    self.server.mode = Mode::Literal(literal.bytes);
+                }
+                self.server.class = Some(Class {
+                    kind: Said::More,
+                    held: false,
+                });
+            }
+            // A server asks no leave, and needs none.
+            Ok(Some(_)) | Err(_) => self.lost(Side::Server, LITERAL),
+        }
+    }
+
+    fn tell(&mut self, step: Step<'static>) {
+        self.to_client.steps.push_back(step);
+    }
+
+    fn hint(&mut self, hint: Hint) {
+        self.tell(Step::Hint(hint));
+    }
+
+    fn status(&mut self, whole: &Whole<'_>) {
+        let (word, rest) = split_word(whole.text.get(2..).unwrap_or_default());
+        if is(word, "PREAUTH") && self.commands.is_empty() && !self.authenticated {
+            self.let_in(None);
+        }
+        let Some((name, argument)) = code(rest) else {
+            if rest.starts_with(b"[") && whole.literal != Ok(None) {
+                self.lost(Side::Server, LITERAL);
+            }
+            return;
+        };
+        if is(name, "UIDVALIDITY") {
+            let validity = number(argument);
+            let mut kinds = self.commands.iter_mut().map(|command| &mut command.kind);
+            match kinds.find(|kind| matches!(kind, Kind::Select(_))) {
+                Some(Kind::Select(selecting)) => selecting.uid_validity = validity,
+                _ => self.place.uid_validity = validity,
+            }
+        } else if is(name, "APPENDUID") {
+            let mut kinds = self.commands.iter_mut().map(|command| &mut command.kind);
+            let replacing = |kind: &&mut Kind| matches!(kind, Kind::Save(s) if s.replaces);
+            if let Some(Kind::Save(saving)) = kinds.find(replacing) {
+                saving.placed(argument);
+            }
+        }
+    }
+
+    fn let_in(&mut self, user: Option<WireText>) {
+        self.authenticated = true;
+        self.place.user.clone_from(&user);
+        self.tell(Step::Authenticated { user });
+    }
+
+    fn leave_folder(&mut self) {
+        self.place.folder = None;
+        self.place.uid_validity = None;
+        self.exists = None;
+    }
+
+    fn tagged(&mut self, text: &[u8]) {
+        if text.is_empty() {
+            return;
+        }
+        let (tag, rest) = split_word(text);
+        let (status, text) = split_word(rest);
+        let ok = is(status, "OK");
+        let at = self
+            .commands
+            .iter()
+            .position(|command| *command.tag == *tag);
+        let Some(command) = at
+            .filter(|_| ok || is(status, "NO") || is(status, "BAD"))
+            .and_then(|at| self.commands.remove(at))
+        else {
+            return self.lost(Side::Server, REPLY);
+        };
+        if self.commands.is_empty() {
+            self.commands = Default::default();
+        }
+        self.answered(command.serial);
+        match command.kind {
+            Kind::Save(mut saving) => {
+                if let Some((name, argument)) = code(text)
+                    && is(name, "APPENDUID")
+                {
+                    saving.placed(argument);
+                }
+                let unseen = saving.unseen;
+                if !ok {
+                    for copy in saving.copies() {
+                        self.drop_copy(Side::Server, copy);
+                    }
+                    return;
+                }
+                for (copy, found) in saving.into_found() {
+                    self.close_copy(copy);
+                    self.tell(Step::Commit { copy, found });
+                }
+                if unseen {
+                    self.hint(Hint::Unseen);
+                }
+            }
+            Kind::Select(selecting) if ok => {
+                self.place.folder = Some(selecting.folder.unwrap_or_default());
+                self.place.uid_validity = selecting.uid_validity;
+            }
+            // The one that was selected is so no more (RFC 9051 section 6.3.2).
+            Kind::Select(_) if is(status, "NO") => self.leave_folder(),
+            _ if !ok => {}
+            Kind::Login(user) => self.let_in(user),
+            Kind::Authenticate(authenticating) => {
+                self.let_in(authenticating.sasl.mailbox().cloned());
+                if authenticating.layered {
+                    self.lost(Side::Server, LAYER);
+                }
+            }
+            Kind::Compress => self.lost(Side::Server, COMPRESS),
+            Kind::Unauthenticate => {
+                self.leave_folder();
+                self.place.user = None;
+                self.authenticated = false;
+            }
+            Kind::Logout | Kind::Deselect => self.leave_folder(),
+            Kind::Copy => self.hint(Hint::Unseen),
+            Kind::Select(_) | Kind::StartTls | Kind::Idle | Kind::Id | Kind::Other => {}
+        }
+    }
+
+    /// Untagged, and no status.
+    fn data(&mut self, text: &[u8]) {
+        let (first, rest) = split_word(text.get(2..).unwrap_or_default());
+        let (second, _) = split_word(rest);
+        if is(first, "MULTIPLEX") {
+            return self.lost(Side::Server, MULTIPLEX);
+        }
+        let is_selecting = self
+            .commands
+            .front()
+            .is_some_and(|command| matches!(command.kind, Kind::Select(_)));
+        if is(first, "VANISHED") {
+            if !second.starts_with(b"(") {
+                let gone = members(second);
+                self.exists = self
+                    .exists
+                    .zip(gone)
+                    .map(|(n, gone)| n.saturating_sub(gone));
+            }
+            return;
+        }
+        let Some(count) = number::<u64>(first) else {
+            return;
+        };
+        let is_here = !is_selecting && self.place.folder.is_some();
+        if is(second, "EXISTS") {
+            self.grown = is_here && self.exists.is_none_or(|before| count > before);
+            self.exists = Some(count);
+            if self.grown {
+                self.hint(Hint::Arrival);
+            }
+        } else if is(second, "RECENT") {
+            if is_here && count > 0 && !std::mem::take(&mut self.grown) {
+                self.hint(Hint::Arrival);
+            }
+        } else if is(second, "EXPUNGE") {
+            self.exists = self.exists.map(|count| count.saturating_sub(1));
+        }
+    }
+
+    fn fetch_bytes(&mut self, bytes: &[u8]) -> Move {
+        let Mode::Fetch(fetching) = &mut self.server.mode else {
+            return Move::Take(0);
+        };
+        if fetching.left > 0 {
+            let left = usize::try_from(fetching.left).unwrap_or(usize::MAX);
+            let taken = left.min(bytes.len());
+            if let (Some(copy), true) = (fetching.copy, fetching.content) {
+                return Move::Content(copy, taken);
+            }
+            fetching.left -= taken as u64;
+            return Move::Pass(taken);
+        }
+        let (read, event) = fetching.fetch.read(bytes);
+        match event {
+            None => {}
+            Some(Event::Content(_)) if read > 0 => {}
+            Some(Event::Content(run)) => {
+                if let Some(copy) = fetching.copy {
+                    return Move::Content(copy, run);
+                }
+                fetching.fetch.content_read();
+                return Move::Pass(run);
+            }
+            Some(Event::Begin) => self.begin_read(None),
+            Some(Event::Literal { bytes, content }) => {
+                fetching.left = bytes;
+                fetching.content = content;
+                if content {
+                    self.begin_read(Some(bytes));
+                }
+            }
+            Some(Event::End) => self.fetched(),
+            Some(Event::Over) => self.server.mode = Mode::Line,
+            Some(Event::CutOff) => {
+                let copy = fetching.copy;
+                self.server.mode = Mode::Line;
+                if let Some(copy) = copy {
+                    self.drop_copy(Side::Server, copy);
+                }
+            }
+            Some(Event::Doubt) => {
+                self.server.mode = Mode::Line;
+                self.lost(Side::Server, LITERAL);
+            }
+        }
+        Move::Pass(read)
+    }
+
+    /// So many bytes of a message were shown, and will be passed on.
+    pub(super) fn server_content(&mut self, bytes: usize) {
+        if let Mode::Fetch(fetching) = &mut self.server.mode {
+            match fetching.left {
+                0 => fetching.fetch.content_read(),
+                left => fetching.left = left.saturating_sub(bytes as u64),
+            }
+        }
+    }
+
+    fn begin_read(&mut self, bytes: Option<u64>) {
+        let copy = self.open_copy();
+        let Mode::Fetch(fetching) = &mut self.server.mode else {
+            return;
+        };
+        fetching.copy = copy;
+        let uid = fetching.fetch.uid;
+        match copy {
+            Some(copy) => self.tell(Step::Begin {
+                copy,
+                message: Message::Read {
+                    uid,
+                    uidl: None,
+                    bytes,
+                },
+            }),
+            None => self.hint(Hint::Unseen),
+        }
+    }
+
+    fn fetched(&mut self) {
+        let Mode::Fetch(fetching) = &mut self.server.mode else {
+            return;
+        };
+        let Some(copy) = fetching.copy.take() else {
+            if fetching.fetch.in_part {
+                self.hint(Hint::Seen);
+            }
+            return;
+        };
+        let found = Found {
+            folder: self.place.folder.clone().unwrap_or_default(),
+            uid: fetching.fetch.uid,
+            uid_validity: self.place.uid_validity,
+            flags: std::mem::take(&mut fetching.fetch.flags),
+            internal_date: fetching.fetch.internal_date,
+        };
+        self.close_copy(copy);
+        self.tell(Step::Commit { copy, found });
+    }
+}
