@@ -2,6 +2,7 @@
 
 pub mod imap;
 pub mod milter;
+pub mod pop3;
 pub mod sasl;
 pub mod smtp;
 pub mod watch;

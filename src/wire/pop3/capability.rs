@@ -1,0 +1,68 @@
+//! CAPA's answer (RFC 2449): the server's lines, less what cannot pass through us, with what we offer ourselves.
+
+/// What the line becomes; none: it stays as it is. `.` is a line too, the last.
+pub(super) fn edit(line: &[u8], offers_stls: bool) -> Option<Vec<u8>> {
+    let text = line.trim_ascii();
+    let mut words = text
+        .split(u8::is_ascii_whitespace)
+        .filter(|word| !word.is_empty());
+    match words.next()?.to_ascii_uppercase().as_slice() {
+        // Its own TLS would end at us, and its trust is in us.
+        b"STLS" | b"XCLIENT" => Some(Vec::new()),
+        b"SASL" => {
+            let all: Vec<_> = words.collect();
+            let kept: Vec<_> = all.iter().filter(|name| passes(name)).copied().collect();
+            match kept.len() {
+                same if same == all.len() => None,
+                0 => Some(Vec::new()),
+                _ => Some([b"SASL ", &*kept.join(&b' '), b"\r\n"].concat()),
+            }
+        }
+        b"." if offers_stls && line == b".\r\n" => Some(b"STLS\r\n.\r\n".to_vec()),
+        _ => None,
+    }
+}
+
+/// Not those that bind to the TLS channel or to the client's certificate, for the server sees our channel and our
+/// certificate; nor those that may add a layer of their own, behind which nothing can be read.
+fn passes(mechanism: &[u8]) -> bool {
+    let name = mechanism.to_ascii_uppercase();
+    let blinds = ["GSSAPI", "GSS-SPNEGO", "NTLM", "DIGEST-MD5", "EXTERNAL"];
+    !name.ends_with(b"-PLUS") && !blinds.iter().any(|blind| blind.as_bytes() == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn edited(line: &str, offers_stls: bool) -> Option<String> {
+        edit(line.as_bytes(), offers_stls).map(|line| String::from_utf8(line).unwrap())
+    }
+
+    #[test]
+    fn what_blinds_goes_and_the_rest_stays() {
+        for kept in [
+            "TOP\r\n",
+            "UTF8 USER\r\n",
+            "SASL PLAIN LOGIN\r\n",
+            "SASL\r\n",
+            ".\r\n",
+            "\r\n",
+        ] {
+            assert_eq!(edited(kept, false), None, "{kept}");
+        }
+        for gone in [
+            "STLS\r\n",
+            "stls\r\n",
+            "XCLIENT ADDR PORT\r\n",
+            "SASL GSSAPI NTLM\r\n",
+        ] {
+            assert_eq!(edited(gone, true).as_deref(), Some(""), "{gone}");
+        }
+        let mechanisms =
+            "SASL PLAIN SCRAM-SHA-256-PLUS digest-md5 XOAUTH2 EXTERNAL SCRAM-SHA-256\r\n";
+        let passing = "SASL PLAIN XOAUTH2 SCRAM-SHA-256\r\n";
+        assert_eq!(edited(mechanisms, true).as_deref(), Some(passing));
+        assert_eq!(edited(".\r\n", true).as_deref(), Some("STLS\r\n.\r\n"));
+    }
+}

@@ -1,0 +1,201 @@
+//! Entries for the fuzz target in `tests/fuzz/` and for the property tests: whatever either side says, nothing panics, all
+//! of it is handed on, and chunking changes nothing.
+
+use super::*;
+
+/// Who speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Client,
+    Server,
+}
+
+/// What came of a session.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// What each side heard.
+    pub to_server: Vec<u8>,
+    pub to_client: Vec<u8>,
+    /// What the client heard from us.
+    pub replies: Vec<u8>,
+    /// The copies that were committed, with the ids of their messages.
+    pub copies: Vec<(Option<String>, Vec<u8>)>,
+    /// All other steps, in their order, as text.
+    pub told: Vec<String>,
+    /// Neither handed on nor answered: each side's last line, if it is not whole, and what waits for the server.
+    pub kept: [Vec<u8>; 2],
+    pub place: Place,
+}
+
+impl std::fmt::Debug for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        writeln!(f, "to server {}", self.to_server.escape_ascii())?;
+        writeln!(f, "to client {}", self.to_client.escape_ascii())?;
+        writeln!(f, "replies   {}", self.replies.escape_ascii())?;
+        for (uidl, copy) in &self.copies {
+            writeln!(f, "copy      {uidl:?} {}", copy.escape_ascii())?;
+        }
+        for told in &self.told {
+            writeln!(f, "told      {told}")?;
+        }
+        for kept in &self.kept {
+            writeln!(f, "kept      {}", kept.escape_ascii())?;
+        }
+        writeln!(f, "place     {:?}", self.place)
+    }
+}
+
+/// One who carries the bytes.
+struct Carrier {
+    watcher: Watcher,
+    outcome: Outcome,
+    /// Of the client's bytes, what has to wait.
+    waiting: Vec<u8>,
+    open: Option<(Option<String>, Vec<u8>)>,
+}
+
+/// Lets both sides speak in turn, in pieces of `step` bytes.
+pub fn session(rules: Rules, said: &[(Side, Vec<u8>)], step: usize) -> Outcome {
+    let mut carrier = Carrier {
+        watcher: Watcher::new(rules),
+        outcome: Outcome::default(),
+        waiting: Vec::new(),
+        open: None,
+    };
+    for (side, bytes) in said {
+        for piece in bytes.chunks(step.max(1)) {
+            carrier.say(*side, piece);
+        }
+        carrier.say(Side::Client, b"");
+    }
+    let Carrier {
+        watcher,
+        mut outcome,
+        waiting,
+        ..
+    } = carrier;
+    assert!(watcher.awaited.len() <= AWAITED_MAX + 1);
+    assert!(watcher.client.held.len() <= 12_288 && watcher.server.held.len() <= 1024);
+    outcome.place = watcher.place;
+    outcome.kept = [[watcher.client.held, waiting].concat(), watcher.server.held];
+    outcome
+}
+
+/// The law for any session without TLS of ours: what is handed on is what was said, but for the lines that are edited or
+/// answered by us; and chunking changes nothing.
+pub fn check(said: &[(Side, Vec<u8>)], step: usize) -> Outcome {
+    let rules = Rules { stls: false };
+    let outcome = session(rules, said, usize::MAX);
+    assert_eq!(
+        session(rules, said, step),
+        outcome,
+        "chunking changed something"
+    );
+    let [client, server] = [Side::Client, Side::Server].map(|side| {
+        let bytes = said.iter().filter(|(by, _)| *by == side);
+        bytes
+            .flat_map(|(_, bytes)| bytes.clone())
+            .collect::<Vec<u8>>()
+    });
+    let handed = [&outcome.to_server[..], &outcome.kept[0]].concat();
+    assert!(
+        is_within(&handed, &client),
+        "what the server hears was not said"
+    );
+    if outcome.replies.is_empty() {
+        assert_eq!(handed.len(), client.len(), "bytes of the client are gone");
+    }
+    let handed = [&outcome.to_client[..], &outcome.kept[1]].concat();
+    assert!(
+        is_within(&handed, &server),
+        "what the client hears was not said"
+    );
+    let upper = server.to_ascii_uppercase();
+    let edits = [&b"STLS"[..], b"XCLIENT", b"SASL"];
+    if !edits
+        .iter()
+        .any(|word| memchr::memmem::find(&upper, word).is_some())
+    {
+        assert_eq!(handed.len(), server.len(), "bytes of the server are gone");
+    }
+    outcome
+}
+
+/// Is `part` what remains of `whole` when some bytes are left out?
+fn is_within(part: &[u8], whole: &[u8]) -> bool {
+    let mut whole = whole.iter();
+    part.iter().all(|byte| whole.any(|other| other == byte))
+}
+
+impl Carrier {
+    fn say(&mut self, side: Side, piece: &[u8]) {
+        let mut unread = mem::take(&mut self.waiting);
+        let mut input = piece;
+        if side == Side::Client {
+            unread.extend_from_slice(piece);
+            input = &unread;
+        }
+        loop {
+            let step = match side {
+                Side::Client => self.watcher.client(&mut input),
+                Side::Server => self.watcher.server(&mut input),
+            };
+            let Some(step) = step else { break };
+            if step
+                == (Step::StartTls {
+                    reply: BEGIN_TLS.to_vec(),
+                })
+            {
+                input = b"";
+                self.watcher.secured();
+            }
+            self.take(side, step);
+        }
+        if side == Side::Client {
+            self.waiting = input.to_vec();
+        } else {
+            assert!(input.is_empty(), "the server need not wait");
+            self.waiting = unread;
+        }
+    }
+
+    fn take(&mut self, side: Side, step: Step<'_>) {
+        let outcome = &mut self.outcome;
+        let heard = match side {
+            Side::Client => &mut outcome.to_server,
+            Side::Server => &mut outcome.to_client,
+        };
+        match step {
+            Step::Pass(bytes) => {
+                assert!(!bytes.is_empty());
+                heard.extend_from_slice(bytes);
+            }
+            Step::Say(bytes) => heard.extend_from_slice(&bytes),
+            Step::Reply(bytes) => outcome.replies.extend_from_slice(&bytes),
+            Step::Begin { copy, message } => {
+                assert_eq!(copy, CopyId(0));
+                let Message::Read { uidl, .. } = &message else {
+                    panic!("nothing is saved by POP3");
+                };
+                let uidl = uidl.as_ref().map(ToString::to_string);
+                let other = self.open.replace((uidl, Vec::new()));
+                assert_eq!(other, None, "two at a time");
+                outcome.told.push(format!("{message:?}"));
+            }
+            Step::Content { bytes, .. } => {
+                let open = self.open.as_mut().expect("content of a copy that is open");
+                open.1.extend_from_slice(bytes);
+            }
+            Step::Commit { .. } => outcome.copies.extend(self.open.take()),
+            Step::Lost { .. } => {
+                self.open = None;
+                outcome.told.push(format!("{step:?}"));
+            }
+            Step::Drop { .. }
+            | Step::StartTls { .. }
+            | Step::Login { .. }
+            | Step::Authenticated { .. }
+            | Step::Hint(_) => outcome.told.push(format!("{step:?}")),
+        }
+    }
+}

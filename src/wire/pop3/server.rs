@@ -1,0 +1,327 @@
+//! What the server says: the greeting, replies, lists and messages.
+
+use std::{borrow::Cow, mem};
+
+use super::{
+    content::Unstuffer,
+    uidl::{Lines, number},
+    *,
+};
+
+/// So much of a reply is read; RFC 2449 section 4 allows 512.
+const REPLY_BYTES_MAX: usize = 512;
+/// A line longer than this is not edited.
+const EDITED_BYTES_MAX: usize = 1024;
+
+/// Dovecot says so to those whom it lets name their client.
+const XCLIENT_OFFER: &[u8] = b"[XCLIENT] ";
+
+/// A message at a time is read.
+const COPY: CopyId = CopyId(0);
+
+/// What the server's next bytes are.
+#[derive(Debug)]
+pub(super) enum Reading {
+    /// A reply, of which so much has come.
+    Reply(Vec<u8>),
+    /// A reply, or the list of a command that we do not know.
+    Unsure,
+    Message(Unstuffer),
+    List(Unstuffer, List),
+    /// CAPA's answer, line by line.
+    Capabilities,
+    /// In a line of it that is too long to be edited.
+    LongCapability,
+}
+
+/// What is learnt of a list.
+#[derive(Debug)]
+pub(super) enum List {
+    Nothing,
+    Uidls(Lines),
+    /// LIST: one line is enough.
+    Scan,
+}
+
+impl Default for Reading {
+    fn default() -> Self {
+        Self::Reply(Vec::new())
+    }
+}
+
+impl Reading {
+    /// Not in the middle of anything.
+    pub(super) fn is_between(&self) -> bool {
+        match self {
+            Self::Reply(begun) => begun.is_empty(),
+            Self::Unsure => true,
+            Self::Message(_) | Self::List(..) | Self::Capabilities | Self::LongCapability => false,
+        }
+    }
+}
+
+/// How a reply begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Status {
+    Ok,
+    Err,
+    /// An AUTH dialogue goes on (RFC 5034 section 4).
+    Prompt,
+}
+
+impl Status {
+    fn of(line: &[u8]) -> Option<Self> {
+        let begins = |with: &[u8]| {
+            let word = line.get(..with.len());
+            word.is_some_and(|word| word.eq_ignore_ascii_case(with))
+        };
+        match line {
+            _ if begins(b"+OK") => Some(Self::Ok),
+            _ if begins(b"-ERR") => Some(Self::Err),
+            [b'+', b' ' | b'\r', ..] => Some(Self::Prompt),
+            _ => None,
+        }
+    }
+}
+
+impl Watcher {
+    pub(super) fn hear_server<'a>(&mut self, input: &mut &'a [u8]) -> Heard<'a> {
+        let unseen = &input[self.server.seen..];
+        let Some(&first) = unseen.first() else {
+            return self.server.pass(input).into();
+        };
+        let is_reply_due = self.server.held.is_empty();
+        let is_greeting_due = matches!(self.awaited.front(), Some(Awaited::Greeting));
+        match &mut self.reading {
+            Reading::Message(unstuffer) => {
+                let run = unstuffer.run(unseen);
+                self.server.seen += run.taken;
+                if run.ended {
+                    self.reading = Reading::default();
+                    let found = Found {
+                        folder: "INBOX".into(),
+                        ..Found::default()
+                    };
+                    let commit = Step::Commit { copy: COPY, found };
+                    self.server.steps.push_back(commit);
+                } else if !run.content.is_empty() {
+                    return Heard::Step(Step::Content {
+                        copy: COPY,
+                        bytes: run.content,
+                    });
+                }
+            }
+            Reading::List(unstuffer, list) => {
+                let run = unstuffer.run(unseen);
+                self.server.seen += run.taken;
+                match list {
+                    List::Uidls(lines) => lines.each(run.content, |line| self.uidls.learn(line)),
+                    List::Scan if !run.content.is_empty() => {
+                        *list = List::Nothing;
+                        self.arrival();
+                    }
+                    List::Scan | List::Nothing => {}
+                }
+                if run.ended {
+                    self.reading = Reading::default();
+                }
+            }
+            Reading::Capabilities => return self.capabilities(input),
+            Reading::LongCapability => match memchr::memchr(b'\n', unseen) {
+                Some(lf) => {
+                    self.server.seen += lf + 1;
+                    self.reading = Reading::Capabilities;
+                }
+                None => self.server.seen = input.len(),
+            },
+            Reading::Unsure => {
+                let is_list = self.awaited.is_empty() || !is_reply(first);
+                self.reading = match is_list {
+                    true => Reading::List(Unstuffer::default(), List::Nothing),
+                    false => Reading::default(),
+                };
+            }
+            Reading::Reply(begun) if begun.is_empty() && is_reply_due && !is_reply(first) => {
+                self.lose("reply");
+            }
+            Reading::Reply(begun) if begun.is_empty() && is_greeting_due => {
+                return self.greeting(input);
+            }
+            Reading::Reply(begun) => {
+                let end = memchr::memchr(b'\n', unseen).map(|lf| lf + 1);
+                let piece = &unseen[..end.unwrap_or(unseen.len())];
+                self.server.seen += piece.len();
+                if end.is_none() || !begun.is_empty() {
+                    keep(begun, piece);
+                }
+                if end.is_some() {
+                    let line = mem::take(begun);
+                    self.reply(if line.is_empty() { piece } else { &line });
+                }
+            }
+        }
+        Heard::More
+    }
+
+    /// The greeting is known whole, so that what Dovecot offers to us in it is not offered to the client.
+    fn greeting<'a>(&mut self, input: &mut &'a [u8]) -> Heard<'a> {
+        let end = match self.server.line_end(input, EDITED_BYTES_MAX) {
+            LineEnd::At(end) => end,
+            LineEnd::Awaited => return self.server.hold(input).into(),
+            LineEnd::TooLong => {
+                let mut begun = Vec::new();
+                keep(&mut begun, &self.server.held);
+                self.reading = Reading::Reply(begun);
+                return self.server.release().map_or(Heard::More, Heard::Step);
+            }
+        };
+        let line = self.server.line(input, end);
+        let offer = memchr::memmem::find(&line, XCLIENT_OFFER);
+        let edited = offer.map(|at| [&line[..at], &line[at + XCLIENT_OFFER.len()..]].concat());
+        self.reply(&line);
+        self.server.say(input, end, line, edited)
+    }
+
+    fn capabilities<'a>(&mut self, input: &mut &'a [u8]) -> Heard<'a> {
+        let end = match self.server.line_end(input, EDITED_BYTES_MAX) {
+            LineEnd::At(end) => end,
+            LineEnd::Awaited => return self.server.hold(input).into(),
+            LineEnd::TooLong => {
+                self.reading = Reading::LongCapability;
+                return self.server.release().map_or(Heard::More, Heard::Step);
+            }
+        };
+        let line = self.server.line(input, end);
+        let edited = capability::edit(&line, self.offers_stls());
+        if edited.is_some()
+            && let Some(passed) = self.server.pass(input)
+        {
+            return Heard::Step(passed);
+        }
+        if *line == *b".\r\n" {
+            self.reading = Reading::default();
+        }
+        self.server.say(input, end, line, edited)
+    }
+
+    fn reply(&mut self, line: &[u8]) {
+        let line = &line[..line.len().min(REPLY_BYTES_MAX)];
+        let status = Status::of(line);
+        if !line.ends_with(b"\r\n") && line.len() < REPLY_BYTES_MAX {
+            return self.lose("line_end");
+        }
+        match (status, self.awaited.pop_front()) {
+            (Some(Status::Ok), Some(awaited)) => self.succeeded(awaited, line),
+            (Some(Status::Prompt), Some(Awaited::Auth(mut auth))) => {
+                auth.is_prompted = true;
+                self.awaited.push_front(Awaited::Auth(auth));
+            }
+            // Unasked, it is a server's farewell.
+            (Some(Status::Err), _) => {}
+            (None | Some(Status::Prompt), _) | (Some(Status::Ok), None) => self.lose("reply"),
+        }
+    }
+
+    fn succeeded(&mut self, awaited: Awaited, line: &[u8]) {
+        let told = line[3..].trim_ascii();
+        let mut words = told.split(u8::is_ascii_whitespace);
+        let list = |list| Reading::List(Unstuffer::default(), list);
+        match awaited {
+            Awaited::Greeting | Awaited::Line => {}
+            Awaited::Enter(user) => self.let_in(user),
+            Awaited::Auth(auth) => self.let_in(auth.into_user()),
+            Awaited::List => self.reading = list(List::Nothing),
+            Awaited::Scan => self.reading = list(List::Scan),
+            Awaited::Uidls => {
+                self.uidls.clear();
+                self.reading = list(List::Uidls(Lines::default()));
+            }
+            Awaited::Capabilities => self.reading = Reading::Capabilities,
+            Awaited::Uidl => self.uidls.learn(told),
+            Awaited::Stat => {
+                if words.next().and_then(number).is_some_and(|count| count > 0) {
+                    self.arrival();
+                }
+            }
+            Awaited::Top => {
+                self.server.steps.push_back(Step::Hint(Hint::Seen));
+                self.reading = list(List::Nothing);
+            }
+            Awaited::Message(number) => {
+                let bytes = words
+                    .next()
+                    .and_then(|n| std::str::from_utf8(n).ok()?.parse().ok());
+                let is_octets = words.next().is_some_and(|word| word.starts_with(b"octets"));
+                let message = Message::Read {
+                    uid: None,
+                    uidl: number.and_then(|number| self.uidls.of(number)),
+                    bytes: bytes.filter(|_| is_octets),
+                };
+                let begin = Step::Begin {
+                    copy: COPY,
+                    message,
+                };
+                self.server.steps.push_back(begin);
+                self.reading = Reading::Message(Unstuffer::default());
+            }
+            Awaited::Unknown => self.reading = Reading::Unsure,
+            Awaited::Xtnd => self.lose("xtnd"),
+        }
+    }
+
+    fn let_in(&mut self, user: Option<WireText>) {
+        self.place.user.clone_from(&user);
+        self.place.folder = Some("INBOX".into());
+        self.server.steps.push_back(Step::Authenticated { user });
+    }
+
+    fn arrival(&mut self) {
+        if !mem::replace(&mut self.arrival_told, true) {
+            self.server.steps.push_back(Step::Hint(Hint::Arrival));
+        }
+    }
+
+    fn lose(&mut self, reason: &'static str) {
+        self.lost = true;
+        self.server.steps.push_back(Step::Lost { reason });
+    }
+}
+
+impl Lane {
+    fn line<'a>(&self, input: &&'a [u8], end: usize) -> Cow<'a, [u8]> {
+        let piece = &input[self.seen..self.seen + end];
+        match self.held.as_slice() {
+            [] => piece.into(),
+            held => [held, piece].concat().into(),
+        }
+    }
+
+    /// Hands on a whole line, or what it was edited to. All that was seen before an edited one has been handed on.
+    fn say<'a>(
+        &mut self,
+        input: &mut &'a [u8],
+        end: usize,
+        line: Cow<'a, [u8]>,
+        edited: Option<Vec<u8>>,
+    ) -> Heard<'a> {
+        if edited.is_none() && self.held.is_empty() {
+            self.seen += end;
+            return Heard::More;
+        }
+        *input = &input[end..];
+        self.held = Vec::new();
+        match edited.unwrap_or_else(|| line.into_owned()) {
+            line if line.is_empty() => Heard::More,
+            line => Heard::Step(Step::Say(line)),
+        }
+    }
+}
+
+fn is_reply(first: u8) -> bool {
+    matches!(first, b'+' | b'-')
+}
+
+fn keep(begun: &mut Vec<u8>, piece: &[u8]) {
+    let room = REPLY_BYTES_MAX.saturating_sub(begun.len());
+    begun.extend_from_slice(&piece[..piece.len().min(room)]);
+}
