@@ -55,7 +55,7 @@ impl Watcher {
             if end.is_some() {
                 let mut line = mem::take(kept);
                 self.saying = Saying::Begin;
-                self.line_in_pieces(&line);
+                self.line_begun(&line);
                 wipe(&mut line);
             }
             return Heard::More;
@@ -189,16 +189,13 @@ impl Watcher {
                 }
                 self.awaited.push_back(Awaited::Auth(Box::new(auth)));
             }
-            _ => {
-                let awaited = self.awaited(&verb, argument);
-                self.awaited.push_back(awaited);
-            }
+            _ => self.line_begun(&line[..line.len().min(COMMAND_BYTES_MAX)]),
         }
         Verdict::Pass
     }
 
-    /// A line that was handed on in pieces: too long to be looked at as a whole, or of a command that need not be.
-    fn line_in_pieces(&mut self, kept: &[u8]) {
+    /// A line of which this is known: it is too long, or it need not be whole.
+    fn line_begun(&mut self, kept: &[u8]) {
         if let Some(Awaited::Auth(auth)) = self.awaited.back_mut()
             && auth.is_prompted
         {
@@ -264,7 +261,9 @@ fn name(argument: &[u8]) -> Option<WireText> {
 fn keep(kept: &mut Vec<u8>, piece: &[u8]) {
     let room = COMMAND_BYTES_MAX.saturating_sub(kept.len());
     kept.extend_from_slice(&piece[..piece.len().min(room)]);
-    if kept.len() > 4 && kept[..4].eq_ignore_ascii_case(b"PASS") {
-        kept[4..].fill(b' ');
+    if let Some((verb, [b' ' | b'\t', secret @ ..])) = kept.split_at_mut_checked(4)
+        && verb.eq_ignore_ascii_case(b"PASS")
+    {
+        secret.fill(b' ');
     }
 }

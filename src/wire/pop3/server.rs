@@ -62,7 +62,7 @@ impl Reading {
 
 /// How a reply begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Status {
+pub(super) enum Status {
     Ok,
     Err,
     /// An AUTH dialogue goes on (RFC 5034 section 4).
@@ -70,7 +70,7 @@ enum Status {
 }
 
 impl Status {
-    fn of(line: &[u8]) -> Option<Self> {
+    pub(super) fn of(line: &[u8]) -> Option<Self> {
         let begins = |with: &[u8]| {
             let word = line.get(..with.len());
             word.is_some_and(|word| word.eq_ignore_ascii_case(with))
@@ -168,9 +168,14 @@ impl Watcher {
         let end = match self.server.line_end(input, EDITED_BYTES_MAX) {
             LineEnd::At(end) => end,
             LineEnd::Awaited => return self.server.hold(input).into(),
+            // As any reply, now that it has begun.
             LineEnd::TooLong => {
                 let mut begun = Vec::new();
                 keep(&mut begun, &self.server.held);
+                if begun.is_empty() {
+                    begun.push(input[0]);
+                    self.server.seen = 1;
+                }
                 self.reading = Reading::Reply(begun);
                 return self.server.release().map_or(Heard::More, Heard::Step);
             }
