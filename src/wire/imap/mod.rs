@@ -14,6 +14,7 @@ mod date;
 mod fetch;
 mod lexis;
 mod line;
+mod opening;
 mod saving;
 mod server;
 
@@ -21,6 +22,8 @@ use std::collections::VecDeque;
 
 use super::watch::{CopyId, Place, Step, Watch};
 use command::Command;
+
+pub use opening::{Opening, OpeningRules};
 
 /// Why a watcher is blind; values of the label `reason`.
 pub const LOST_REASONS: &[&str] = &[COMPRESS, MULTIPLEX, LAYER, LITERAL, REPLY, COMMANDS];
