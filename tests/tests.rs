@@ -51,6 +51,9 @@ mod smtp_cases;
 /// What holds for every SMTP session: relayed is sent, copied is sent, nothing is smuggled.
 mod smtp_laws;
 
+/// What holds for every POP3 session: relayed is sent, copied is sent, in any chunking.
+mod pop3_laws;
+
 /// SMTP and LMTP sessions over sockets: captures, failures, limits, shutting down.
 mod smtp_sessions;
 

@@ -67,46 +67,46 @@ impl AuthWatch {
         let Ok(mut decoded) = STANDARD.decode(line.trim_ascii()) else {
             return;
         };
-        let (name, acts_as) = self.names(&decoded);
-        let said = |name: &[u8]| (!name.is_empty()).then(|| WireText::from(name));
-        self.login = name.as_deref().and_then(said);
-        self.acts_as = acts_as.and_then(said);
+        let said = |name: Cow<'_, [u8]>| (!name.is_empty()).then(|| WireText::from(&*name));
+        [self.login, self.acts_as] = self.names(&decoded).map(|name| name.and_then(said));
         wipe(&mut decoded);
     }
 
     /// Who logs in, and as whom, if as another.
-    fn names<'a>(&mut self, said: &'a [u8]) -> (Option<Cow<'a, [u8]>>, Option<&'a [u8]>) {
+    fn names<'a>(&mut self, said: &'a [u8]) -> [Option<Cow<'a, [u8]>>; 2] {
         match self.mechanism {
             // authorisation identity NUL authentication identity NUL password (RFC 4616)
             Mechanism::Plain => {
-                let mut parts = said.split(|b| *b == 0);
+                let mut parts = said.split(|b| *b == 0).map(Cow::from);
                 let acts_as = parts.next();
-                (parts.next().map(Cow::from), acts_as)
+                [parts.next(), acts_as]
             }
             Mechanism::Login => {
                 self.mechanism = Mechanism::LoginNamed;
-                (Some(said.into()), None)
+                [Some(said.into()), None]
             }
             // user=NAME ^A auth=Bearer …, or n,a=NAME,^A … (RFC 7628)
             Mechanism::Bearer => {
                 let name = said
                     .split(|b| matches!(b, 1 | b','))
                     .find_map(|part| part.strip_prefix(b"user=").or(part.strip_prefix(b"a=")));
-                (name.map(Cow::from), None)
+                [name.map(Cow::from), None]
             }
             // NAME digest (RFC 2195 section 2)
             Mechanism::CramMd5 => {
                 let space = memchr::memrchr(b' ', said);
-                (space.map(|space| said[..space].into()), None)
+                [space.map(|space| said[..space].into()), None]
             }
             // n,a=AS,n=NAME,r=nonce, and only in the first answer (RFC 5802 section 7)
             Mechanism::Scram => {
                 self.mechanism = Mechanism::Other;
-                let part =
-                    |key: &[u8]| said.split(|b| *b == b',').find_map(|p| p.strip_prefix(key));
-                (part(b"n=").map(scram_name).map(Cow::from), part(b"a="))
+                [&b"n="[..], b"a="].map(|key| {
+                    let mut parts = said.split(|b| *b == b',');
+                    let name = parts.find_map(|part| part.strip_prefix(key));
+                    name.map(|name| scram_name(name).into())
+                })
             }
-            Mechanism::LoginNamed | Mechanism::Other => (None, None),
+            Mechanism::LoginNamed | Mechanism::Other => [None, None],
         }
     }
 

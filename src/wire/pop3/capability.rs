@@ -1,7 +1,7 @@
-//! CAPA's answer (RFC 2449): the server's lines, less what cannot pass through us, with what we offer ourselves.
+//! A line of CAPA's answer (RFC 2449), less what cannot pass through us.
 
-/// What the line becomes; none: it stays as it is. `.` is a line too, the last.
-pub(super) fn edit(line: &[u8], offers_stls: bool) -> Option<Vec<u8>> {
+/// What the line becomes, perhaps nothing; none: it stays as it is.
+pub(super) fn edit(line: &[u8]) -> Option<Vec<u8>> {
     let text = line.trim_ascii();
     let mut words = text
         .split(u8::is_ascii_whitespace)
@@ -18,7 +18,6 @@ pub(super) fn edit(line: &[u8], offers_stls: bool) -> Option<Vec<u8>> {
                 _ => Some([b"SASL ", &*kept.join(&b' '), b"\r\n"].concat()),
             }
         }
-        b"." if offers_stls && line == b".\r\n" => Some(b"STLS\r\n.\r\n".to_vec()),
         _ => None,
     }
 }
@@ -35,8 +34,8 @@ fn passes(mechanism: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    fn edited(line: &str, offers_stls: bool) -> Option<String> {
-        edit(line.as_bytes(), offers_stls).map(|line| String::from_utf8(line).unwrap())
+    fn edited(line: &str) -> Option<String> {
+        edit(line.as_bytes()).map(|line| String::from_utf8(line).unwrap())
     }
 
     #[test]
@@ -49,7 +48,7 @@ mod tests {
             ".\r\n",
             "\r\n",
         ] {
-            assert_eq!(edited(kept, false), None, "{kept}");
+            assert_eq!(edited(kept), None, "{kept}");
         }
         for gone in [
             "STLS\r\n",
@@ -57,12 +56,11 @@ mod tests {
             "XCLIENT ADDR PORT\r\n",
             "SASL GSSAPI NTLM\r\n",
         ] {
-            assert_eq!(edited(gone, true).as_deref(), Some(""), "{gone}");
+            assert_eq!(edited(gone).as_deref(), Some(""), "{gone}");
         }
         let mechanisms =
             "SASL PLAIN SCRAM-SHA-256-PLUS digest-md5 XOAUTH2 EXTERNAL SCRAM-SHA-256\r\n";
         let passing = "SASL PLAIN XOAUTH2 SCRAM-SHA-256\r\n";
-        assert_eq!(edited(mechanisms, true).as_deref(), Some(passing));
-        assert_eq!(edited(".\r\n", true).as_deref(), Some("STLS\r\n.\r\n"));
+        assert_eq!(edited(mechanisms).as_deref(), Some(passing));
     }
 }

@@ -224,11 +224,16 @@ impl Watcher {
 
     /// What comes in answer to a command.
     fn awaited(&mut self, verb: &[u8], argument: &[u8]) -> Awaited {
-        let first = || argument.split(u8::is_ascii_whitespace).next();
+        let mut arguments = argument
+            .split(u8::is_ascii_whitespace)
+            .filter(|word| !word.is_empty());
         match verb {
             b"PASS" => Awaited::Enter(self.named.take()),
-            b"RETR" => Awaited::Message(first().and_then(number)),
-            b"TOP" => Awaited::Top,
+            b"RETR" => Awaited::Message(arguments.next().and_then(number)),
+            b"TOP" => Awaited::Top(Top {
+                number: arguments.next().and_then(number),
+                lines: arguments.next().and_then(number),
+            }),
             b"CAPA" => Awaited::Capabilities,
             b"STAT" => Awaited::Stat,
             b"UIDL" if argument.is_empty() => Awaited::Uidls,

@@ -191,8 +191,11 @@ impl Carrier {
                 self.open = None;
                 outcome.told.push(format!("{step:?}"));
             }
-            Step::Drop { .. }
-            | Step::StartTls { .. }
+            Step::Drop { .. } => {
+                let dropped = self.open.take();
+                assert!(dropped.is_some(), "nothing to drop");
+            }
+            Step::StartTls { .. }
             | Step::Login { .. }
             | Step::Authenticated { .. }
             | Step::Hint(_) => outcome.told.push(format!("{step:?}")),

@@ -113,9 +113,16 @@ enum Awaited {
     Uidl,
     Uidls,
     Message(Option<u32>),
-    Top,
+    Top(Top),
     Xtnd,
     Unknown,
+}
+
+/// TOP's arguments, where they are numbers.
+#[derive(Clone, Copy, Debug)]
+struct Top {
+    number: Option<u32>,
+    lines: Option<u64>,
 }
 
 impl Watcher {
@@ -349,6 +356,33 @@ mod tests {
         ];
         assert_eq!(outcome.told, told);
         assert!(outcome.replies.is_empty());
+    }
+
+    #[test]
+    fn top_of_all_lines_is_the_message() {
+        let outcome = talk(
+            false,
+            "S: +OK
+             C: TOP 1 99999999
+             C: TOP 1 99999
+             S: +OK
+             S: ..a
+             S: .
+             S: +OK
+             S: ..a
+             S: .",
+        );
+        assert_eq!(outcome.copies, [(None, b".a\r\n".to_vec())]);
+        assert_eq!(outcome.told.last().map(String::as_str), Some("Hint(Seen)"));
+        let many = [&b"+OK\r\n"[..], &b"a\r\n".repeat(100_000), b".\r\n"].concat();
+        let said = [
+            (Side::Server, b"+OK\r\n".to_vec()),
+            (Side::Client, b"TOP 1 100000\r\n".to_vec()),
+            (Side::Server, many),
+        ];
+        let outcome = session(Rules { stls: false }, &said, 4096);
+        assert!(outcome.copies.is_empty(), "there may be more lines");
+        assert_eq!(outcome.told.last().map(String::as_str), Some("Hint(Seen)"));
     }
 
     #[test]

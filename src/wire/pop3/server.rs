@@ -16,6 +16,9 @@ const EDITED_BYTES_MAX: usize = 1024;
 /// Dovecot says so to those whom it lets name their client.
 const XCLIENT_OFFER: &[u8] = b"[XCLIENT] ";
 
+/// TOP with fewer lines is for looking. (fetchmail takes messages by `TOP 1 99999999` and then deletes them.)
+const TOP_LINES_MIN: u64 = 100_000;
+
 /// A message at a time is read.
 const COPY: CopyId = CopyId(0);
 
@@ -26,12 +29,20 @@ pub(super) enum Reading {
     Reply(Vec<u8>),
     /// A reply, or the list of a command that we do not know.
     Unsure,
-    Message(Unstuffer),
+    Message(Unstuffer, Whole),
     List(Unstuffer, List),
-    /// CAPA's answer, line by line.
-    Capabilities,
+    /// CAPA's answer, line by line; true: the last one ended as it should.
+    Capabilities(bool),
     /// In a line of it that is too long to be edited.
     LongCapability,
+}
+
+/// Is it all of the message?
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Whole {
+    Yes,
+    /// So many lines were asked for that it is, if it has fewer.
+    Below(u64),
 }
 
 /// What is learnt of a list.
@@ -55,7 +66,9 @@ impl Reading {
         match self {
             Self::Reply(begun) => begun.is_empty(),
             Self::Unsure => true,
-            Self::Message(_) | Self::List(..) | Self::Capabilities | Self::LongCapability => false,
+            Self::Message(..) | Self::List(..) | Self::Capabilities(_) | Self::LongCapability => {
+                false
+            }
         }
     }
 }
@@ -93,18 +106,18 @@ impl Watcher {
         let is_reply_due = self.server.held.is_empty();
         let is_greeting_due = matches!(self.awaited.front(), Some(Awaited::Greeting));
         match &mut self.reading {
-            Reading::Message(unstuffer) => {
+            Reading::Message(unstuffer, whole) => {
                 let run = unstuffer.run(unseen);
                 self.server.seen += run.taken;
                 if run.ended {
+                    let whole = *whole;
                     self.reading = Reading::default();
-                    let found = Found {
-                        folder: "INBOX".into(),
-                        ..Found::default()
-                    };
-                    let commit = Step::Commit { copy: COPY, found };
-                    self.server.steps.push_back(commit);
+                    self.message_ended(whole);
                 } else if !run.content.is_empty() {
+                    if let Whole::Below(lines) = whole {
+                        let more = memchr::memchr_iter(b'\n', run.content).count();
+                        *lines = lines.saturating_sub(more as u64);
+                    }
                     return Heard::Step(Step::Content {
                         copy: COPY,
                         bytes: run.content,
@@ -126,11 +139,14 @@ impl Watcher {
                     self.reading = Reading::default();
                 }
             }
-            Reading::Capabilities => return self.capabilities(input),
+            Reading::Capabilities(after_crlf) => {
+                let after_crlf = *after_crlf;
+                return self.capabilities(input, after_crlf);
+            }
             Reading::LongCapability => match memchr::memchr(b'\n', unseen) {
                 Some(lf) => {
                     self.server.seen += lf + 1;
-                    self.reading = Reading::Capabilities;
+                    self.reading = Reading::Capabilities(true);
                 }
                 None => self.server.seen = input.len(),
             },
@@ -187,7 +203,7 @@ impl Watcher {
         self.server.say(input, end, line, edited)
     }
 
-    fn capabilities<'a>(&mut self, input: &mut &'a [u8]) -> Heard<'a> {
+    fn capabilities<'a>(&mut self, input: &mut &'a [u8], after_crlf: bool) -> Heard<'a> {
         let end = match self.server.line_end(input, EDITED_BYTES_MAX) {
             LineEnd::At(end) => end,
             LineEnd::Awaited => return self.server.hold(input).into(),
@@ -197,15 +213,20 @@ impl Watcher {
             }
         };
         let line = self.server.line(input, end);
-        let edited = capability::edit(&line, self.offers_stls());
+        let is_end = after_crlf && *line == *b".\r\n";
+        let edited = match is_end {
+            true => self.offers_stls().then(|| b"STLS\r\n.\r\n".to_vec()),
+            false => capability::edit(&line),
+        };
         if edited.is_some()
             && let Some(passed) = self.server.pass(input)
         {
             return Heard::Step(passed);
         }
-        if *line == *b".\r\n" {
-            self.reading = Reading::default();
-        }
+        self.reading = match is_end {
+            true => Reading::default(),
+            false => Reading::Capabilities(line.ends_with(b"\r\n")),
+        };
         self.server.say(input, end, line, edited)
     }
 
@@ -241,36 +262,59 @@ impl Watcher {
                 self.uidls.clear();
                 self.reading = list(List::Uidls(Lines::default()));
             }
-            Awaited::Capabilities => self.reading = Reading::Capabilities,
+            Awaited::Capabilities => self.reading = Reading::Capabilities(true),
             Awaited::Uidl => self.uidls.learn(told),
             Awaited::Stat => {
-                if words.next().and_then(number).is_some_and(|count| count > 0) {
+                if words
+                    .next()
+                    .and_then(number::<u64>)
+                    .is_some_and(|count| count > 0)
+                {
                     self.arrival();
                 }
             }
-            Awaited::Top => {
+            Awaited::Top(Top {
+                number,
+                lines: Some(lines @ TOP_LINES_MIN..),
+            }) => self.message_begins(number, Whole::Below(lines), None),
+            Awaited::Top(_) => {
                 self.server.steps.push_back(Step::Hint(Hint::Seen));
                 self.reading = list(List::Nothing);
             }
-            Awaited::Message(number) => {
-                let bytes = words
-                    .next()
-                    .and_then(|n| std::str::from_utf8(n).ok()?.parse().ok());
+            Awaited::Message(message) => {
+                let bytes = words.next().and_then(number);
                 let is_octets = words.next().is_some_and(|word| word.starts_with(b"octets"));
-                let message = Message::Read {
-                    uid: None,
-                    uidl: number.and_then(|number| self.uidls.of(number)),
-                    bytes: bytes.filter(|_| is_octets),
-                };
-                let begin = Step::Begin {
-                    copy: COPY,
-                    message,
-                };
-                self.server.steps.push_back(begin);
-                self.reading = Reading::Message(Unstuffer::default());
+                self.message_begins(message, Whole::Yes, bytes.filter(|_| is_octets));
             }
             Awaited::Unknown => self.reading = Reading::Unsure,
             Awaited::Xtnd => self.lose("xtnd"),
+        }
+    }
+
+    fn message_begins(&mut self, number: Option<u32>, whole: Whole, bytes: Option<u64>) {
+        let message = Message::Read {
+            uid: None,
+            uidl: number.and_then(|number| self.uidls.of(number)),
+            bytes,
+        };
+        let begin = Step::Begin {
+            copy: COPY,
+            message,
+        };
+        self.server.steps.push_back(begin);
+        self.reading = Reading::Message(Unstuffer::default(), whole);
+    }
+
+    fn message_ended(&mut self, whole: Whole) {
+        let steps = &mut self.server.steps;
+        if matches!(whole, Whole::Below(0)) {
+            steps.extend([Step::Drop { copy: COPY }, Step::Hint(Hint::Seen)]);
+        } else {
+            let found = Found {
+                folder: "INBOX".into(),
+                ..Found::default()
+            };
+            steps.push_back(Step::Commit { copy: COPY, found });
         }
     }
 

@@ -1,6 +1,6 @@
 //! The unique ids that a session has been told (RFC 1939, UIDL), so that a message that is read later has its own.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, str::FromStr};
 
 use crate::message::WireText;
 
@@ -91,8 +91,8 @@ impl Lines {
     }
 }
 
-/// A message number.
-pub(super) fn number(digits: &[u8]) -> Option<u32> {
+/// A message number, or another.
+pub(super) fn number<T: FromStr>(digits: &[u8]) -> Option<T> {
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
