@@ -4,8 +4,8 @@
 //!
 //! | stage | what it does | never |
 //! |---|---|---|
-//! | [`frontends`] | mail comes in: SMTP, LMTP, journal reports, a milter | name a target; parse MIME, but of journal reports |
-//! | [`wire`] | the protocols as pure state machines, bytes in, steps out | touch a socket, a file or a clock |
+//! | [`frontends`] | mail comes in: SMTP, LMTP, journal reports, a milter, IMAP, POP3 | name a target; parse MIME, but of journal reports |
+//! | [`wire`] | the protocols as pure state machines and watchers, bytes in, steps out | touch a socket, a file or a clock |
 //! | [`net`] | accept, TLS, PROXY protocol, HTTP: the I/O shell | know SMTP |
 //! | [`message`] | the vocabulary: envelope, sighting, fingerprint | do I/O |
 //! | [`journal`] | the durable middle; nobody hears 250 before it has synced | know the network |
@@ -32,8 +32,7 @@
 //!
 //! **Absent on purpose.** No stage but the journal writes to disk on the capture path. No message is held whole in memory
 //! unless it is small. Nothing reads error text to decide. Nothing of ours answers 5xx for our own failure. There is no
-//! clustering: nodes share nothing but targets. IMAP, POP3 and the e-mail engine are not here yet, nor are the
-//! S3 and HTTPS targets.
+//! clustering: nodes share nothing but targets. The e-mail engine is not here yet, nor are the S3 and HTTPS targets.
 
 pub mod admin;
 pub mod channel;

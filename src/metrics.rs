@@ -47,6 +47,8 @@ pub struct Metrics {
     pub sessions_total: IntCounterVec,
     pub session_errors_total: IntCounterVec,
     pub upstream_connections_total: IntCounterVec,
+    pub mailbox_signals_total: IntCounterVec,
+    pub watcher_lost_total: IntCounterVec,
     pub target_up: IntGaugeVec,
     pub target_last_success_timestamp_seconds: GaugeVec,
     pub target_requests_total: IntCounterVec,
@@ -64,13 +66,14 @@ pub struct Metrics {
 pub const UPSTREAM_CONNECTIONS: [&str; 3] = ["new", "reused", "stale"];
 
 /// What became of a message at a front end; the values of `outcome` in `captured_messages_total`.
-pub const CAPTURE_OUTCOMES: [&str; 6] = [
+pub const CAPTURE_OUTCOMES: [&str; 7] = [
     "captured", // synced, and the next hop took it
     "unknown",  // synced, the next hop's answer never came
     "rejected", // the next hop refused it
     "aborted",  // the client went away before the end of data
     "failed",   // our own failure, answered with a tempfail: nothing passed
-    "gap",      // our own failure, and the message passed uncopied (on_capture_failure = "pass")
+    "gap", // our own failure, and the message passed uncopied (on_capture_failure = "pass", IMAP, POP3)
+    "known", // read from a mailbox again: there is a copy
 ];
 
 /// The values of `outcome` in `forwarded_messages_total`.
@@ -221,6 +224,18 @@ impl Metrics {
                 "Connections to the next hop: new, reused from an earlier session, or found stale.",
                 &["frontend", "kind"],
             ),
+            mailbox_signals_total: counter_vec(
+                r,
+                "mailbox_signals_total",
+                "What IMAP and POP3 sessions showed of mail without showing a whole message: arrival, seen, unseen.",
+                &["frontend", "kind"],
+            ),
+            watcher_lost_total: counter_vec(
+                r,
+                "watcher_lost_total",
+                "IMAP and POP3 sessions that went on without being watched, by reason.",
+                &["frontend", "reason"],
+            ),
             target_up: int_gauge_vec(
                 r,
                 "target_up",
@@ -311,6 +326,18 @@ impl Metrics {
         self.capture_seconds.with_label_values(&[frontend]);
         self.sessions.with_label_values(&[frontend]);
         self.sessions_total.with_label_values(&[frontend]);
+    }
+
+    /// Makes every series exist that a front end before a mailbox server has besides.
+    pub fn touch_mailbox(&self, frontend: &str, kinds: &[&str], reasons: &[&str]) {
+        for kind in kinds {
+            self.mailbox_signals_total
+                .with_label_values(&[frontend, kind]);
+        }
+        for reason in reasons {
+            self.watcher_lost_total
+                .with_label_values(&[frontend, reason]);
+        }
     }
 
     /// Makes every series of a target exist.

@@ -35,6 +35,7 @@ fn assert_block(name: &str, expected: &str) {
 fn metrics_table() -> String {
     let metrics = Metrics::new();
     metrics.touch_frontend("front");
+    metrics.touch_mailbox("front", &["arrival"], &["compress"]);
     metrics.touch_target("target");
     let scrape = metrics.render();
     let mut kinds = BTreeMap::new();

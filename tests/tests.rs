@@ -105,6 +105,9 @@ mod milter_once;
 /// What opendkim signed before the milter, verified on the copies by dkimpy.
 mod milter_signed;
 
+/// IMAP through mailtee before a real Dovecot: what is saved, what is read, what fails, how it ends.
+mod mailbox_imap;
+
 /// SMTP implementations that nobody here wrote, as client and as next hop.
 mod interop_smtp;
 

@@ -1,6 +1,7 @@
 //! `[[frontend]]`: where mail comes in. Certificates stand here as files; the daemon opens them.
 //!
-//! A milter has keys of its own: whatever has to do with a next hop or with SMTP is a fault there.
+//! A milter has keys of its own: whatever has to do with a next hop or with SMTP is a fault there. So has a front end
+//! before a mailbox server (`mailbox`).
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -8,6 +9,7 @@ use std::{
 };
 
 use super::{
+    mailbox::{MailboxFrontend, read_mailbox},
     section::Section,
     setting::{Bytes, Mode},
 };
@@ -23,6 +25,7 @@ use crate::{
 pub enum Frontend {
     Smtp(Box<SmtpFrontend>),
     Milter(MilterOptions),
+    Mailbox(Box<MailboxFrontend>),
 }
 
 impl Frontend {
@@ -30,6 +33,7 @@ impl Frontend {
         match self {
             Self::Smtp(smtp) => &smtp.name,
             Self::Milter(milter) => &milter.name,
+            Self::Mailbox(mailbox) => &mailbox.name,
         }
     }
 
@@ -37,6 +41,7 @@ impl Frontend {
         match self {
             Self::Smtp(smtp) => &smtp.listen,
             Self::Milter(milter) => &milter.listen,
+            Self::Mailbox(mailbox) => &mailbox.listen,
         }
     }
 
@@ -45,6 +50,7 @@ impl Frontend {
         match self {
             Self::Smtp(smtp) => &smtp.socket_file,
             Self::Milter(milter) => &milter.socket_file,
+            Self::Mailbox(mailbox) => &mailbox.socket_file,
         }
     }
 
@@ -53,6 +59,7 @@ impl Frontend {
         match self {
             Self::Smtp(smtp) => smtp.upstream.as_ref(),
             Self::Milter(_) => None,
+            Self::Mailbox(mailbox) => Some(&mailbox.upstream),
         }
     }
 }
@@ -106,13 +113,19 @@ pub(super) fn read_frontend(mut section: Section<'_>) -> Option<Frontend> {
         ("lmtp", Protocol::Lmtp),
         ("journal", Protocol::Journal),
         ("milter", Protocol::Milter),
+        ("imap", Protocol::Imap),
+        ("pop3", Protocol::Pop3),
     ];
     let protocol = section.choice("protocol", &protocols);
     if !section.has("protocol") {
-        section.complain("protocol", "\"smtp\" | \"lmtp\" | \"journal\" | \"milter\"");
+        let words = protocols.map(|(word, _)| format!("\"{word}\"")).join(" | ");
+        section.complain("protocol", &words);
     }
     match protocol {
         Some(Protocol::Milter) => read_milter(section).map(Frontend::Milter),
+        Some(protocol @ (Protocol::Imap | Protocol::Pop3)) => {
+            read_mailbox(section, protocol).map(|it| Frontend::Mailbox(Box::new(it)))
+        }
         protocol => read_smtp(section, protocol).map(|it| Frontend::Smtp(Box::new(it))),
     }
 }
@@ -150,14 +163,7 @@ fn read_smtp(mut section: Section<'_>, protocol: Option<Protocol>) -> Option<Smt
     let is_journal = protocol == Some(Protocol::Journal);
     let listen = section.required("listen");
     let upstream = read_upstream(&mut section, is_journal);
-    if let (Some(listen), Some(upstream)) = (&listen, &upstream)
-        && is_same(listen, &upstream.address)
-    {
-        section.complain(
-            "upstream",
-            "the next hop's address: this is where the front end listens itself",
-        );
-    }
+    complain_of_self(&mut section, listen.as_ref(), upstream.as_ref());
     let identity = read_identity(&mut section);
     if section.has("upstream_idle_timeout") && role != Role::Filter {
         section.complain(
@@ -165,12 +171,7 @@ fn read_smtp(mut section: Section<'_>, protocol: Option<Protocol>) -> Option<Smt
             "role \"filter\": a stranger's connection serves nobody else",
         );
     }
-    let tls_implicit = section
-        .choice("tls", &[("starttls", false), ("implicit", true)])
-        .unwrap_or(false);
-    if section.has("tls") && identity.is_none() {
-        section.complain("certificate", "our certificate for `tls`, PEM");
-    }
+    let tls_implicit = read_tls_implicit(&mut section, identity.as_ref());
     let on_capture_failure = read_policy(&mut section);
     if is_journal && on_capture_failure == Some(OnCaptureFailure::Pass) {
         section.complain(
@@ -208,6 +209,33 @@ fn read_smtp(mut section: Section<'_>, protocol: Option<Protocol>) -> Option<Smt
     (complete && (is_journal || upstream.is_some())).then_some(frontend)
 }
 
+pub(super) fn complain_of_self(
+    section: &mut Section<'_>,
+    listen: Option<&Address>,
+    upstream: Option<&Upstream>,
+) {
+    if let (Some(listen), Some(upstream)) = (listen, upstream)
+        && is_same(listen, &upstream.address)
+    {
+        section.complain(
+            "upstream",
+            "the next hop's address: this is where the front end listens itself",
+        );
+    }
+}
+
+pub(super) fn read_tls_implicit(
+    section: &mut Section<'_>,
+    identity: Option<&IdentityFiles>,
+) -> bool {
+    let words = [("starttls", false), ("implicit", true)];
+    let is_implicit = section.choice("tls", &words);
+    if section.has("tls") && identity.is_none() {
+        section.complain("certificate", "our certificate for `tls`, PEM");
+    }
+    is_implicit.unwrap_or(false)
+}
+
 fn read_policy(section: &mut Section<'_>) -> Option<OnCaptureFailure> {
     let policies = [
         ("tempfail", OnCaptureFailure::Tempfail),
@@ -216,7 +244,7 @@ fn read_policy(section: &mut Section<'_>) -> Option<OnCaptureFailure> {
     section.choice("on_capture_failure", &policies)
 }
 
-fn read_socket_file(section: &mut Section<'_>) -> SocketFile {
+pub(super) fn read_socket_file(section: &mut Section<'_>) -> SocketFile {
     SocketFile {
         mode: section.optional("socket_mode").map(|Mode(mode)| mode),
         owner: section.optional("socket_owner"),
@@ -224,13 +252,13 @@ fn read_socket_file(section: &mut Section<'_>) -> SocketFile {
     }
 }
 
-fn complain_of_none(section: &mut Section<'_>, key: &str, count: usize) {
+pub(super) fn complain_of_none(section: &mut Section<'_>, key: &str, count: usize) {
     if count == 0 {
         section.complain(key, "at least 1");
     }
 }
 
-fn complain_of_haste(section: &mut Section<'_>, key: &str, time: Duration) {
+pub(super) fn complain_of_haste(section: &mut Section<'_>, key: &str, time: Duration) {
     if time < Duration::from_secs(1) {
         section.complain(key, "at least \"1s\"");
     }
@@ -266,7 +294,7 @@ fn is_same(at: &Address, to: &Address) -> bool {
 }
 
 /// Stands in where the address is missing, so that the rest is read and its faults are found.
-fn any_address() -> Address {
+pub(super) fn any_address() -> Address {
     Address::Tcp {
         host: String::new(),
         port: 0,
@@ -306,7 +334,7 @@ fn read_role(section: &mut Section<'_>, protocol: Option<Protocol>) -> Role {
     }
 }
 
-fn read_upstream(section: &mut Section<'_>, is_journal: bool) -> Option<Upstream> {
+pub(super) fn read_upstream(section: &mut Section<'_>, is_journal: bool) -> Option<Upstream> {
     let address: Option<Address> = if is_journal {
         let given: Option<Address> = section.optional("upstream");
         if given.is_some() {

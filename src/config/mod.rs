@@ -8,6 +8,7 @@ mod channel;
 mod criterion;
 mod fault;
 mod frontend;
+mod mailbox;
 #[cfg(test)]
 mod sample;
 mod section;
@@ -27,6 +28,7 @@ use toml::de::DeTable;
 use crate::{admin, criteria::DomainPattern, dedup, journal};
 pub use fault::{ConfigError, Fault};
 pub use frontend::{Frontend, SmtpFrontend, Upstream, UpstreamTls};
+pub use mailbox::MailboxFrontend;
 use section::{Document, Section};
 use setting::Bytes;
 pub use target::{Store, Target};

@@ -5,11 +5,11 @@ use std::{sync::Arc, time::Duration};
 use super::{DaemonError, Part};
 use crate::{
     admin,
-    config::{Frontend, SmtpFrontend, Upstream, UpstreamTls},
-    frontends,
+    config::{Frontend, MailboxFrontend, SmtpFrontend, Upstream, UpstreamTls},
+    frontends::{self, Users},
     journal::Journal,
     metrics::Metrics,
-    net::{ClientTls, ServerTls, TlsError, proxy_protocol},
+    net::{ClientTls, IdentityFiles, Networks, ServerTls, TlsError, proxy_protocol},
     wire::smtp::Role,
 };
 
@@ -21,6 +21,7 @@ const PROXY_HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) struct Identities {
     servers: Vec<(String, ServerTls)>,
     clients: Vec<(String, ClientTls)>,
+    users: Vec<(String, Users)>,
 }
 
 impl Identities {
@@ -29,6 +30,12 @@ impl Identities {
         let servers = self.servers.iter().map(|(name, tls)| (name, tls.reload()));
         let clients = self.clients.iter().map(|(name, tls)| (name, tls.reload()));
         let mut failed = Vec::new();
+        for (name, users) in &self.users {
+            if let Err(error) = users.reload() {
+                tracing::error!(name, %error, "reload: the old map stays in force");
+                failed.push(name.clone());
+            }
+        }
         for (name, result) in servers.chain(clients) {
             if let Err(error) = result {
                 tracing::error!(name, %error, "reload: the old certificate stays in force");
@@ -60,6 +67,10 @@ pub(super) async fn open(
         Frontend::Milter(milter) => {
             frontends::start_milter(milter.clone(), journal, metrics, stop, tasks).await?
         }
+        Frontend::Mailbox(mailbox) => {
+            let options = mailbox_options(mailbox, identities)?;
+            frontends::start_mailbox(options, journal, metrics, stop, tasks).await?
+        }
     };
     let listen = match address {
         Some(address) => address.to_string(),
@@ -73,17 +84,13 @@ fn options(
     frontend: &SmtpFrontend,
     identities: &mut Identities,
 ) -> Result<frontends::Options, TlsError> {
-    let tls = match &frontend.identity {
-        None => None,
-        Some(files) => {
-            let identity = ServerTls::load(files.clone(), None, &[])?;
-            identities.add_server(&frontend.name, identity.clone());
-            Some(frontends::Tls {
-                identity,
-                implicit: frontend.tls_implicit,
-            })
-        }
-    };
+    let implicit = frontend.tls_implicit;
+    let tls = our_tls(
+        &frontend.name,
+        frontend.identity.as_ref(),
+        implicit,
+        identities,
+    )?;
     let upstream = match &frontend.upstream {
         None => None,
         Some(upstream) => Some(frontends::Upstream {
@@ -103,17 +110,64 @@ fn options(
         capture_rejected: frontend.capture_rejected,
         trusted: frontend.trusted.clone(),
         allowed: frontend.allowed.clone(),
-        proxy_protocol: frontend
-            .proxy_protocol_from
-            .clone()
-            .map(|from| proxy_protocol::Incoming {
-                from,
-                timeout: PROXY_HEADER_TIMEOUT,
-            }),
+        proxy_protocol: incoming(frontend.proxy_protocol_from.as_ref()),
         tell_client: frontend.tell_client,
         tls,
         limits: frontend.limits.clone(),
     })
+}
+
+fn mailbox_options(
+    frontend: &MailboxFrontend,
+    identities: &mut Identities,
+) -> Result<frontends::MailboxOptions, DaemonError> {
+    let name = &frontend.name;
+    let implicit = frontend.tls_implicit;
+    let users = match &frontend.upstream_map {
+        None => None,
+        Some(path) => {
+            let users = Users::load(path)?;
+            identities.users.push((name.clone(), users.clone()));
+            Some(users)
+        }
+    };
+    Ok(frontends::MailboxOptions {
+        name: name.clone(),
+        protocol: frontend.protocol,
+        listen: frontend.listen.clone(),
+        socket_file: frontend.socket_file.clone(),
+        upstream: frontends::Upstream {
+            address: frontend.upstream.address.clone(),
+            tls: upstream_tls(name, &frontend.upstream, identities)?,
+        },
+        users,
+        allowed: frontend.allowed.clone(),
+        proxy_protocol: incoming(frontend.proxy_protocol_from.as_ref()),
+        tell_client: frontend.tell_client,
+        tls: our_tls(name, frontend.identity.as_ref(), implicit, identities)?,
+        limits: frontend.limits.clone(),
+    })
+}
+
+fn incoming(from: Option<&Networks>) -> Option<proxy_protocol::Incoming> {
+    from.cloned().map(|from| proxy_protocol::Incoming {
+        from,
+        timeout: PROXY_HEADER_TIMEOUT,
+    })
+}
+
+fn our_tls(
+    name: &str,
+    files: Option<&IdentityFiles>,
+    implicit: bool,
+    identities: &mut Identities,
+) -> Result<Option<frontends::Tls>, TlsError> {
+    let Some(files) = files else {
+        return Ok(None);
+    };
+    let identity = ServerTls::load(files.clone(), None, &[])?;
+    identities.add_server(name, identity.clone());
+    Ok(Some(frontends::Tls { identity, implicit }))
 }
 
 fn upstream_tls(
@@ -137,6 +191,7 @@ fn upstream_tls(
 pub(super) fn named(frontend: &Frontend) -> admin::Frontend {
     let kind = match frontend {
         Frontend::Milter(_) => "milter".to_owned(),
+        Frontend::Mailbox(mailbox) => format!("{}, proxy", mailbox.protocol.name()),
         Frontend::Smtp(smtp) => match smtp.role {
             Role::Filter => format!("{}, filter", smtp.protocol.name()),
             Role::Proxy => format!("{}, proxy", smtp.protocol.name()),

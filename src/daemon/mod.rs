@@ -72,6 +72,8 @@ pub enum DaemonError {
     #[error(transparent)]
     Frontend(#[from] frontends::StartError),
     #[error(transparent)]
+    Users(#[from] frontends::UsersError),
+    #[error(transparent)]
     Tls(#[from] net::TlsError),
     #[error(transparent)]
     Vault(#[from] VaultError),

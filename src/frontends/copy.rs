@@ -12,8 +12,8 @@ use super::{FrontEnd, reports::Reports};
 use crate::{
     journal::{Captured, Draft, Journal, JournalError},
     message::{
-        CaptureId, Client, Envelope, Fidelity, Fingerprinter, Origin, Protocol, Sighting,
-        UnixMillis, journal_report::ReportError,
+        CaptureId, Fidelity, Fingerprint, Fingerprinter, Origin, Protocol, Sighting, UnixMillis,
+        journal_report::ReportError,
     },
     wire::smtp::{Role, relay::Ended},
 };
@@ -36,6 +36,13 @@ pub(super) struct Part {
     patience: Duration,
 }
 
+/// All of a message, and its fingerprint.
+pub(super) struct Whole {
+    draft: Draft,
+    fingerprint: Fingerprint,
+    bytes: u64,
+}
+
 /// What is known of a message at its end, beside its bytes.
 pub(super) struct Seen {
     pub(super) id: CaptureId,
@@ -43,8 +50,7 @@ pub(super) struct Seen {
     pub(super) frontend: String,
     pub(super) protocol: Protocol,
     pub(super) session: String,
-    pub(super) envelope: Envelope,
-    pub(super) client: Client,
+    pub(super) origin: Origin,
     pub(super) fidelity: Vec<Fidelity>,
     /// Nobody passes the message on before the sync.
     pub(super) discard_unheard: bool,
@@ -81,6 +87,29 @@ impl Part {
         written.unwrap_or_else(|_| Err(late("write in time")))
     }
 
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Nothing more comes.
+    pub(super) fn finish(self) -> Whole {
+        Whole {
+            draft: self.draft,
+            bytes: self.bytes,
+            fingerprint: self.fingerprinter.finish(),
+        }
+    }
+}
+
+impl Whole {
+    pub(super) fn fingerprint(&self) -> &Fingerprint {
+        &self.fingerprint
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Survives power loss when it returns.
     pub(super) async fn commit(mut self, seen: Seen) -> Result<Captured, JournalError> {
         let sighting = Sighting {
@@ -89,22 +118,15 @@ impl Part {
             frontend: seen.frontend,
             protocol: seen.protocol,
             session: seen.session,
-            origin: Origin::Transaction {
-                envelope: seen.envelope,
-                client: seen.client,
-            },
+            origin: seen.origin,
             fidelity: seen.fidelity,
             bytes: self.bytes,
-            fingerprint: self.fingerprinter.finish(),
+            fingerprint: self.fingerprint,
         };
         if seen.discard_unheard {
             self.draft.discard_unheard();
         }
         self.draft.commit(&sighting).await
-    }
-
-    pub(super) fn bytes(&self) -> u64 {
-        self.bytes
     }
 }
 
@@ -163,12 +185,14 @@ impl Copy {
             frontend: front.options.name.clone(),
             protocol: front.options.protocol,
             session: session.to_owned(),
-            envelope,
-            client: ended.client,
+            origin: Origin::Transaction {
+                envelope,
+                client: ended.client,
+            },
             fidelity,
             // The next hop hears the end, or the client its 250, only after the sync: out of time, nobody has the message.
             discard_unheard: front.rules.hold_end || front.options.role == Role::Journal,
         };
-        part.commit(seen).await
+        part.finish().commit(seen).await
     }
 }

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     journal::{Captured, Journal, JournalError},
-    message::{Acceptance, CaptureId, Fidelity, Protocol, UnixMillis},
+    message::{Acceptance, CaptureId, Fidelity, Origin, Protocol, UnixMillis},
     metrics::Metrics,
     net::{
         self, Address, Connection, Networks, Peek, Peer, ServeOptions, Service, SocketFile, Stream,
@@ -386,12 +386,14 @@ impl Session {
             frontend: options.name.clone(),
             protocol: Protocol::Milter,
             session: self.id.clone(),
-            envelope: ended.envelope,
-            client: ended.client,
+            origin: Origin::Transaction {
+                envelope: ended.envelope,
+                client: ended.client,
+            },
             fidelity: vec![Fidelity::Milter],
             discard_unheard: options.on_capture_failure == OnCaptureFailure::Tempfail,
         };
-        let commit = timeout(options.limits.capture, part.commit(seen));
+        let commit = timeout(options.limits.capture, part.finish().commit(seen));
         tokio::pin!(commit);
         let mut ticks = interval_at(Instant::now() + PROGRESS_EVERY, PROGRESS_EVERY);
         let committed = loop {

@@ -1,5 +1,5 @@
-//! Where mail comes in: SMTP and LMTP in front of a next hop, the journal endpoint that has none, and the milter that
-//! stands beside a mail server (`milter`).
+//! Where mail comes in: SMTP and LMTP in front of a next hop, the journal endpoint that has none, the milter that stands
+//! beside a mail server (`milter`), IMAP and POP3 in front of a mailbox server (`mailbox`).
 //!
 //! The talk itself is [`crate::wire::smtp::Relay`]; here bytes are carried between it and the sockets (`pump`), its steps
 //! are carried out (`session`), and the copy goes into the journal (`copy`). Connections to the next hop may outlive their
@@ -8,6 +8,7 @@
 
 mod arrival;
 mod copy;
+mod mailbox;
 mod milter;
 mod options;
 mod pump;
@@ -16,6 +17,9 @@ mod session;
 mod sink;
 mod upstream;
 
+pub use mailbox::{
+    MailboxLimits, MailboxOptions, TellMailbox, Users, UsersError, start as start_mailbox,
+};
 pub use milter::{MilterLimits, MilterOptions, start as start_milter};
 pub use options::{Limits, OnCaptureFailure, Options, TellClient, Tls, Upstream, UpstreamTls};
 pub use sink::sink;

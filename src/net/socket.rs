@@ -118,14 +118,14 @@ impl Socket {
         self.unread = bytes;
     }
 
-    /// Waits until a read would not wait (or wrongly believes so). Costs no buffer, so an idle session holds none.
-    pub async fn readable(&self) -> io::Result<()> {
+    /// Ready when a read would not wait (or wrongly believes so). Costs no buffer, so an idle session holds none.
+    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.unread.is_empty() {
-            return Ok(());
+            return Poll::Ready(Ok(()));
         }
         match &self.io {
-            Io::Tcp(stream) => stream.readable().await,
-            Io::Unix(stream) => stream.readable().await,
+            Io::Tcp(stream) => stream.poll_read_ready(cx),
+            Io::Unix(stream) => stream.poll_read_ready(cx),
         }
     }
 }

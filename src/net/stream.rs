@@ -1,6 +1,7 @@
 //! One stream type for a session: plain, or TLS with us as server or as client.
 
 use std::{
+    future::poll_fn,
     io,
     net::SocketAddr,
     pin::Pin,
@@ -97,15 +98,20 @@ impl Stream {
 
     /// Waits until a read would not wait (or wrongly believes so). Costs no buffer, so an idle session holds none.
     pub async fn readable(&self) -> io::Result<()> {
+        poll_fn(|cx| self.poll_readable(cx)).await
+    }
+
+    /// [`readable`](Self::readable), for who polls.
+    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let decrypted_waits = match self {
             Self::Plain(_) => false,
             Self::Server(tls) => !tls.get_ref().1.wants_read(),
             Self::Client(tls) => !tls.get_ref().1.wants_read(),
         };
         if decrypted_waits {
-            return Ok(());
+            return Poll::Ready(Ok(()));
         }
-        self.socket().readable().await
+        self.socket().poll_readable(cx)
     }
 }
 

@@ -70,6 +70,8 @@ impl FrontEnds {
                         });
                     }
                 }
+                // No mail server's business.
+                Frontend::Mailbox(_) => {}
             }
         }
         front_ends

@@ -1,0 +1,108 @@
+//! `[[frontend]]` with protocol `imap` or `pop3`: before a mailbox server.
+
+use std::path::PathBuf;
+
+use super::{
+    frontend::{
+        Upstream, any_address, complain_of_haste, complain_of_none, complain_of_self,
+        read_identity, read_socket_file, read_tls_implicit, read_upstream,
+    },
+    section::Section,
+};
+use crate::{
+    frontends::{MailboxLimits, TellMailbox},
+    message::Protocol,
+    net::{Address, IdentityFiles, Networks, SocketFile, proxy_protocol::Version},
+};
+
+/// A front end before a mailbox server, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MailboxFrontend {
+    pub name: String,
+    /// `Imap` or `Pop3`.
+    pub protocol: Protocol,
+    pub listen: Address,
+    pub socket_file: SocketFile,
+    pub upstream: Upstream,
+    /// Which users have another server.
+    pub upstream_map: Option<PathBuf>,
+    /// Everybody where it is none.
+    pub allowed: Option<Networks>,
+    /// Who sends a PROXY header.
+    pub proxy_protocol_from: Option<Networks>,
+    pub tell_client: TellMailbox,
+    pub identity: Option<IdentityFiles>,
+    /// TLS before the greeting; otherwise STARTTLS.
+    pub tls_implicit: bool,
+    pub limits: MailboxLimits,
+}
+
+pub(super) fn read_mailbox(
+    mut section: Section<'_>,
+    protocol: Protocol,
+) -> Option<MailboxFrontend> {
+    let name = super::read_name(&mut section);
+    let listen: Option<Address> = section.required("listen");
+    let upstream = read_upstream(&mut section, false);
+    complain_of_self(&mut section, listen.as_ref(), upstream.as_ref());
+    let identity = read_identity(&mut section);
+    let tls_implicit = read_tls_implicit(&mut section, identity.as_ref());
+    let frontend = MailboxFrontend {
+        protocol,
+        socket_file: read_socket_file(&mut section),
+        upstream_map: section.path("upstream_map"),
+        allowed: section.optional("allowed_networks"),
+        proxy_protocol_from: section.optional("proxy_protocol_from"),
+        tell_client: read_tell_client(&mut section, protocol),
+        tls_implicit,
+        limits: read_limits(&mut section),
+        name: name.clone().unwrap_or_default(),
+        listen: listen.clone().unwrap_or_else(any_address),
+        upstream: upstream?,
+        identity,
+    };
+    section.finish();
+    (name.is_some() && listen.is_some()).then_some(frontend)
+}
+
+fn read_tell_client(section: &mut Section<'_>, protocol: Protocol) -> TellMailbox {
+    let mut words = vec![
+        ("no", TellMailbox::No),
+        ("proxy-v1", TellMailbox::Proxy(Version::V1)),
+        ("proxy-v2", TellMailbox::Proxy(Version::V2)),
+    ];
+    words.push(match protocol {
+        Protocol::Pop3 => ("xclient", TellMailbox::Xclient),
+        _ => ("id", TellMailbox::Id),
+    });
+    let told = section.choice("tell_upstream_client", &words);
+    told.unwrap_or(TellMailbox::No)
+}
+
+fn read_limits(section: &mut Section<'_>) -> MailboxLimits {
+    let default = MailboxLimits::default();
+    let limits = MailboxLimits {
+        sessions: section.or("sessions_max", default.sessions),
+        sessions_per_address: section.or("sessions_per_address_max", default.sessions_per_address),
+        handshake: section.or("handshake_timeout", default.handshake),
+        idle: section.or("idle_timeout", default.idle),
+        upstream_connect: section.or("upstream_connect_timeout", default.upstream_connect),
+        capture: section.or("capture_timeout", default.capture),
+        known_messages: section.or("known_messages_max", default.known_messages),
+    };
+    for (key, count) in [
+        ("sessions_max", limits.sessions),
+        ("sessions_per_address_max", limits.sessions_per_address),
+        ("known_messages_max", limits.known_messages),
+    ] {
+        complain_of_none(section, key, count);
+    }
+    for (key, time) in [
+        ("idle_timeout", limits.idle),
+        ("upstream_connect_timeout", limits.upstream_connect),
+        ("capture_timeout", limits.capture),
+    ] {
+        complain_of_haste(section, key, time);
+    }
+    limits
+}

@@ -1,0 +1,319 @@
+//! The copies that one session makes of what passes.
+//!
+//! A message that the client saves is durable before the client hears that it is safe; a message that the client reads is
+//! copied behind its back, where it is not known already. A copy that comes to nothing is a gap, counted and logged, and
+//! never the session's trouble.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::Ordering},
+};
+
+use parking_lot::Mutex;
+use tokio::time::{Instant, timeout};
+use tracing::{info, warn};
+
+use super::{Mailbox, known::Key};
+use crate::{
+    frontends::copy::{self, Part, Seen, Whole},
+    journal::{Captured, JournalError},
+    message::{Acceptance, CaptureId, Fidelity, Origin, Placement, UnixMillis, WireText},
+    wire::watch::{CopyId, Found, Message, Place},
+};
+
+/// Why there is no copy.
+#[derive(Debug, thiserror::Error)]
+enum Uncopied {
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    #[error("the journal did not sync in time")]
+    Late,
+    #[error("the watcher lost track")]
+    Lost,
+}
+
+/// The open copies of one session.
+pub(super) struct Copies {
+    mailbox: Arc<Mailbox>,
+    session: String,
+    open: Mutex<HashMap<CopyId, Open>>,
+}
+
+enum Open {
+    Copying(Box<Copying>),
+    /// There will be none, and why.
+    Failed {
+        name: Name,
+        is_saved: bool,
+        cause: Uncopied,
+    },
+    /// There is one already.
+    Known,
+}
+
+struct Copying {
+    name: Name,
+    is_saved: bool,
+    part: Part,
+}
+
+/// The capture that a copy becomes.
+#[derive(Clone, Copy)]
+struct Name {
+    id: CaptureId,
+    began: UnixMillis,
+}
+
+impl Open {
+    fn is_saved(&self) -> bool {
+        match self {
+            Self::Copying(copying) => copying.is_saved,
+            Self::Failed { is_saved, .. } => *is_saved,
+            Self::Known => false,
+        }
+    }
+}
+
+impl Copies {
+    pub(super) fn new(mailbox: Arc<Mailbox>, session: String) -> Self {
+        Self {
+            mailbox,
+            session,
+            open: Mutex::default(),
+        }
+    }
+
+    /// Whether a client waits to hear that its message is safe.
+    pub(super) fn has_saved(&self) -> bool {
+        self.open.lock().values().any(Open::is_saved)
+    }
+
+    pub(super) fn begin(&self, copy: CopyId, message: &Message, place: &Place) {
+        let is_saved = matches!(message, Message::Saved { .. });
+        let open = if self.is_known(message, place) {
+            Open::Known
+        } else {
+            let (id, began) = copy::next_id();
+            let name = Name { id, began };
+            match Part::begin(&self.mailbox.journal, self.mailbox.options.limits.capture) {
+                Ok(part) => Open::Copying(Box::new(Copying {
+                    name,
+                    is_saved,
+                    part,
+                })),
+                Err(error) => Open::Failed {
+                    name,
+                    is_saved,
+                    cause: error.into(),
+                },
+            }
+        };
+        self.open.lock().insert(copy, open);
+    }
+
+    fn is_known(&self, message: &Message, place: &Place) -> bool {
+        let Message::Read { uid: Some(uid), .. } = message else {
+            return false;
+        };
+        let key = key_of(place, place.folder.as_ref(), place.uid_validity, Some(*uid));
+        key.is_some_and(|key| self.mailbox.known.has(key))
+    }
+
+    /// The next bytes of a message.
+    pub(super) async fn write(&self, copy: CopyId, bytes: &[u8]) {
+        let Some(open) = self.open.lock().remove(&copy) else {
+            return;
+        };
+        let open = match open {
+            Open::Copying(mut copying) => match copying.part.write(bytes).await {
+                Ok(()) => Open::Copying(copying),
+                Err(error) => Open::Failed {
+                    name: copying.name,
+                    is_saved: copying.is_saved,
+                    cause: error.into(),
+                },
+            },
+            open => open,
+        };
+        self.open.lock().insert(copy, open);
+    }
+
+    /// The server, or the client, gave it up.
+    pub(super) fn drop_one(&self, copy: CopyId) {
+        let open = self.open.lock().remove(&copy);
+        if open.is_some_and(|open| open.is_saved()) {
+            self.count("rejected");
+        }
+    }
+
+    /// The session is over.
+    pub(super) fn drop_all(&self) {
+        for (_, open) in self.open.lock().drain() {
+            if open.is_saved() {
+                self.count("aborted");
+            }
+        }
+    }
+
+    /// Nobody knows any more which message is which.
+    pub(super) fn lose_all(&self) {
+        for (_, open) in self.open.lock().drain() {
+            let name = match &open {
+                Open::Copying(copying) => copying.name,
+                Open::Failed { name, .. } => *name,
+                Open::Known => continue,
+            };
+            if open.is_saved() {
+                self.gap(name, &Uncopied::Lost);
+            }
+        }
+    }
+
+    /// The message is in the mailbox. Of one that was saved the copy is durable when this returns, or there is a gap.
+    pub(super) async fn commit(&self, copy: CopyId, found: Found, place: &Place) {
+        let copying = match self.open.lock().remove(&copy) {
+            Some(Open::Copying(copying)) => copying,
+            Some(Open::Failed { name, cause, .. }) => return self.gap(name, &cause),
+            Some(Open::Known) => return self.count("known"),
+            None => return,
+        };
+        let Copying {
+            name,
+            is_saved,
+            part,
+        } = *copying;
+        let whole = part.finish();
+        let key = key_of(place, Some(&found.folder), found.uid_validity, found.uid);
+        let key = match key {
+            None if !is_saved => Some(Key::of_content(place, whole.fingerprint())),
+            key => key,
+        };
+        let known = &self.mailbox.known;
+        if !is_saved && key.is_some_and(|key| known.has(key)) {
+            return self.count("known");
+        }
+        // Before there is one: two sessions that read it at the same time make one copy.
+        key.inspect(|&key| known.insert(key));
+        let made = Made {
+            mailbox: self.mailbox.clone(),
+            session: self.session.clone(),
+            name,
+            key,
+            is_saved,
+        };
+        let placement = Placement {
+            account: place.user.clone().unwrap_or_default(),
+            folder: found.folder,
+            uid: found.uid,
+            uid_validity: found.uid_validity,
+            flags: found.flags,
+            internal_date: found.internal_date,
+        };
+        if is_saved {
+            return made.commit(whole, placement).await;
+        }
+        let limit = self.mailbox.options.limits.capture;
+        let room = self.mailbox.commits.clone().acquire_owned();
+        match timeout(limit, room).await {
+            Ok(room) => {
+                let commit = async move {
+                    made.commit(whole, placement).await;
+                    drop(room);
+                };
+                self.mailbox.tasks.spawn(commit);
+            }
+            Err(_) => made.fail(&Uncopied::Late),
+        }
+    }
+
+    fn count(&self, outcome: &'static str) {
+        let mailbox = &self.mailbox;
+        mailbox.metrics.captured(&mailbox.options.name, outcome);
+    }
+
+    fn gap(&self, name: Name, cause: &Uncopied) {
+        gap(&self.mailbox, &self.session, name, cause);
+    }
+}
+
+fn key_of(
+    place: &Place,
+    folder: Option<&WireText>,
+    uid_validity: Option<u32>,
+    uid: Option<u32>,
+) -> Option<Key> {
+    let user = place.user.as_ref()?.as_bytes();
+    Some(Key::of_uid(user, folder?.as_bytes(), uid_validity?, uid?))
+}
+
+fn gap(mailbox: &Mailbox, session: &str, name: Name, cause: &Uncopied) {
+    let (frontend, id) = (&mailbox.options.name, name.id);
+    warn!(%frontend, session, capture = %id, %cause, "passed uncopied");
+    mailbox.metrics.captured(frontend, "gap");
+}
+
+/// A whole message on its way into the journal.
+struct Made {
+    mailbox: Arc<Mailbox>,
+    session: String,
+    name: Name,
+    /// Known from now on, if it comes to a copy.
+    key: Option<Key>,
+    is_saved: bool,
+}
+
+impl Made {
+    async fn commit(self, whole: Whole, placement: Placement) {
+        let began = Instant::now();
+        let options = &self.mailbox.options;
+        let bytes = whole.bytes();
+        let fidelity = match self.is_saved {
+            true => Vec::new(),
+            false => vec![Fidelity::AfterDelivery],
+        };
+        let seen = Seen {
+            id: self.name.id,
+            captured_at: self.name.began,
+            frontend: options.name.clone(),
+            protocol: options.protocol,
+            session: self.session.clone(),
+            origin: Origin::Placement(placement),
+            fidelity,
+            discard_unheard: false,
+        };
+        let captured = match timeout(options.limits.capture, whole.commit(seen)).await {
+            Ok(Ok(captured)) => captured,
+            Ok(Err(error)) => return self.fail(&error.into()),
+            Err(_) => return self.fail(&Uncopied::Late),
+        };
+        self.succeed(captured, bytes, began);
+    }
+
+    fn succeed(self, captured: Captured, bytes: u64, began: Instant) {
+        let (metrics, name) = (&self.mailbox.metrics, &self.mailbox.options.name);
+        captured.release(Acceptance::NotAsked);
+        info!(frontend = %name, session = %self.session, capture = %self.name.id, bytes, saved = self.is_saved, "captured");
+        let seconds = began.elapsed().as_secs_f64();
+        metrics
+            .capture_seconds
+            .with_label_values(&[name])
+            .observe(seconds);
+        metrics
+            .captured_bytes_total
+            .with_label_values(&[name])
+            .inc_by(bytes);
+        metrics.captured(name, "captured");
+    }
+
+    fn fail(self, cause: &Uncopied) {
+        self.key.inspect(|&key| self.mailbox.known.remove(key));
+        gap(&self.mailbox, &self.session, self.name, cause);
+    }
+}
+
+/// The next session's name in logs and sightings.
+pub(super) fn session_id(mailbox: &Mailbox) -> String {
+    let serial = &mailbox.metrics.session_serial;
+    let serial = serial.fetch_add(1, Ordering::Relaxed);
+    format!("{:x}.{serial:x}", mailbox.started.0 / 1000)
+}

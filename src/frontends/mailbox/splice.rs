@@ -1,0 +1,455 @@
+//! The session going through: both directions at once, each at its own pace, each shown to the watcher before it is
+//! handed on.
+//!
+//! What the watcher wants done is done in the order in which it says so, and bytes that pass are written from the buffer
+//! that they were read into. Only what interests both directions ends this: TLS for the client, another server, the end.
+
+use std::{
+    future::{Future, poll_fn},
+    io,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    task::Poll,
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep_until},
+};
+use tracing::{debug, warn};
+
+use super::{Mailbox, copies::Copies, leg::Leg};
+use crate::{
+    message::WireText,
+    net::Address,
+    wire::watch::{Hint, Step, Watch},
+};
+
+/// Who speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    Client,
+    Server,
+}
+
+/// What both directions must stop for.
+pub(super) enum Turn {
+    /// Hand the reply over, and shake hands.
+    StartTls {
+        reply: Vec<u8>,
+    },
+    /// Connect there, say `before` and hear the answer, then say `then`.
+    Switch {
+        address: Address,
+        before: Vec<u8>,
+        then: Vec<u8>,
+    },
+    End(End),
+}
+
+/// How a session ended.
+#[derive(Debug)]
+pub(super) enum End {
+    /// The server closed the connection: it has said all.
+    Server,
+    /// The daemon shuts down, and nothing is under way; what may be said last.
+    Stopped(&'static [u8]),
+    Idle,
+    Lost(Side, io::Error),
+    /// TLS and another server are wanted at once.
+    Confused,
+}
+
+/// What one session holds, besides its connections.
+pub(super) struct Splice {
+    mailbox: Arc<Mailbox>,
+    session: String,
+    watcher: Mutex<Box<dyn Watch + Send>>,
+    copies: Copies,
+    began: Instant,
+    /// When a byte last came, in milliseconds after `began`.
+    moved: AtomicU64,
+    /// A direction is between a read and the end of the write that belongs to it.
+    client_busy: AtomicBool,
+    server_busy: AtomicBool,
+    /// The server has said something.
+    answered: Notify,
+    /// Where the session's server is, if it is not the front end's own.
+    server: Mutex<Option<Address>>,
+}
+
+/// What one direction came to.
+enum Came {
+    Turn(Turn),
+    /// The one that spoke has closed its side.
+    Ended,
+}
+
+/// Bytes to be written, as a stretch of the buffer that they lie in: what is shown piece by piece goes in one write.
+struct Stretch<'a> {
+    buffer: &'a [u8],
+    from: usize,
+    to: usize,
+}
+
+impl<'a> Stretch<'a> {
+    fn new(buffer: &'a [u8]) -> Self {
+        Self {
+            buffer,
+            from: 0,
+            to: 0,
+        }
+    }
+
+    /// Adds what follows; none: it lies elsewhere, and what there is must be written first.
+    fn extend(&mut self, bytes: &[u8]) -> Option<()> {
+        let at = (bytes.as_ptr() as usize).checked_sub(self.buffer.as_ptr() as usize)?;
+        if self.from == self.to {
+            (self.from, self.to) = (at, at);
+        }
+        let fits = self.to == at && at + bytes.len() <= self.buffer.len();
+        fits.then(|| self.to = at + bytes.len())
+    }
+
+    fn take(&mut self) -> &'a [u8] {
+        let bytes = &self.buffer[self.from..self.to];
+        self.from = self.to;
+        bytes
+    }
+}
+
+impl Splice {
+    pub(super) fn new(
+        mailbox: Arc<Mailbox>,
+        session: String,
+        watcher: Box<dyn Watch + Send>,
+    ) -> Self {
+        Self {
+            copies: Copies::new(mailbox.clone(), session.clone()),
+            mailbox,
+            session,
+            watcher: Mutex::new(watcher),
+            began: Instant::now(),
+            moved: AtomicU64::new(0),
+            client_busy: AtomicBool::new(false),
+            server_busy: AtomicBool::new(false),
+            answered: Notify::new(),
+            server: Mutex::default(),
+        }
+    }
+
+    /// The client's leg has TLS now.
+    pub(super) fn secured(&self) {
+        self.watcher.lock().secured();
+    }
+
+    /// What was under way comes to nothing.
+    pub(super) fn finish(&self) {
+        self.copies.drop_all();
+    }
+
+    /// Until something comes that concerns both directions. `greeting` is what the server has said already.
+    pub(super) async fn carry(&self, client: &Leg, server: &Leg, greeting: Vec<u8>) -> Turn {
+        let mut up = pin!(self.direction(Side::Client, client, server, Vec::new()));
+        let mut down = pin!(self.direction(Side::Server, server, client, greeting));
+        let mut idle = pin!(self.idle());
+        let mut stopped = pin!(self.mailbox.stop.cancelled());
+        let (mut client_ended, mut is_stopping) = (false, false);
+        let mut turn = None;
+        poll_fn(|cx| {
+            if !client_ended
+                && turn.is_none()
+                && let Poll::Ready(came) = up.as_mut().poll(cx)
+            {
+                match came {
+                    // What it asked for may still come.
+                    Ok(Came::Ended) => client_ended = true,
+                    Ok(Came::Turn(wanted)) => turn = Some(wanted),
+                    Err(end) => return Poll::Ready(Turn::End(end)),
+                }
+            }
+            if let Poll::Ready(came) = down.as_mut().poll(cx) {
+                return Poll::Ready(match came {
+                    Ok(Came::Ended) => Turn::End(End::Server),
+                    Ok(Came::Turn(turn)) => turn,
+                    Err(end) => Turn::End(end),
+                });
+            }
+            // Nothing of what the server says is lost: its direction only waits.
+            if turn.is_some() && !self.server_busy.load(Relaxed) {
+                return Poll::Ready(turn.take().expect("asked just above"));
+            }
+            is_stopping = is_stopping || stopped.as_mut().poll(cx).is_ready();
+            if is_stopping && let Some(last) = self.farewell() {
+                return Poll::Ready(Turn::End(End::Stopped(last)));
+            }
+            if idle.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Turn::End(End::Idle));
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    fn farewell(&self) -> Option<&'static [u8]> {
+        let busy = self.client_busy.load(Relaxed) || self.server_busy.load(Relaxed);
+        match busy || self.copies.has_saved() {
+            true => None,
+            false => self.watcher.lock().farewell(),
+        }
+    }
+
+    /// Returns when nothing has come from either side for too long.
+    async fn idle(&self) {
+        let limit = self.mailbox.options.limits.idle;
+        loop {
+            let end = self.began + Duration::from_millis(self.moved.load(Relaxed)) + limit;
+            if Instant::now() >= end {
+                return;
+            }
+            sleep_until(end).await;
+        }
+    }
+
+    fn busy(&self, side: Side) -> &AtomicBool {
+        match side {
+            Side::Client => &self.client_busy,
+            Side::Server => &self.server_busy,
+        }
+    }
+
+    /// One direction: what `from` says goes to `to`.
+    async fn direction(
+        &self,
+        side: Side,
+        from: &Leg,
+        to: &Leg,
+        mut buffer: Vec<u8>,
+    ) -> Result<Came, End> {
+        let busy = self.busy(side);
+        loop {
+            if buffer.is_empty() {
+                busy.store(false, Relaxed);
+                let count = from.read(&mut buffer).await;
+                busy.store(true, Relaxed);
+                if count.map_err(|error| End::Lost(side, error))? == 0 {
+                    // To one that is gone already there is nothing to say.
+                    let _ = to.shutdown().await;
+                    busy.store(false, Relaxed);
+                    return Ok(Came::Ended);
+                }
+                let since = self.began.elapsed().as_millis();
+                self.moved.store(since as u64, Relaxed);
+            }
+            let (turn, left) = self.show(side, &buffer, from, to).await?;
+            if let Some(turn) = turn {
+                busy.store(false, Relaxed);
+                return Ok(Came::Turn(turn));
+            }
+            buffer.drain(..buffer.len() - left);
+            match side {
+                // What is left means one thing or another by what the server says next.
+                Side::Client if left > 0 => self.answered.notified().await,
+                Side::Client => {}
+                Side::Server => self.answered.notify_one(),
+            }
+        }
+    }
+
+    /// Shows the watcher what came, and does what it wants. Also how many bytes at the end it wants to see again.
+    async fn show(
+        &self,
+        side: Side,
+        buffer: &[u8],
+        from: &Leg,
+        to: &Leg,
+    ) -> Result<(Option<Turn>, usize), End> {
+        let back = |error| End::Lost(side, error);
+        let mut on = Onward::new(side, buffer, to);
+        let mut input = buffer;
+        loop {
+            let step = {
+                let mut watcher = self.watcher.lock();
+                match side {
+                    Side::Client => watcher.client(&mut input),
+                    Side::Server => watcher.server(&mut input),
+                }
+            };
+            match step {
+                None => return Ok((on.finish().await?, input.len())),
+                Some(Step::Pass(bytes)) => on.pass(bytes).await?,
+                Some(Step::Say(line)) => on.say(&line).await?,
+                Some(Step::Reply(line)) => from.write(&line).await.map_err(back)?,
+                Some(Step::StartTls { reply }) => {
+                    on.turn(Turn::StartTls { reply });
+                    // What follows in the same packet is from nobody knows whom.
+                    return Ok((on.finish().await?, 0));
+                }
+                Some(Step::Login { user, before }) => {
+                    if let Some(address) = self.other_server(&user) {
+                        debug!(session = %self.session, user = %user.to_text(), %address, "another server");
+                        on.flush().await?;
+                        let then = Vec::new();
+                        on.turn(Turn::Switch {
+                            address,
+                            before,
+                            then,
+                        });
+                    }
+                }
+                Some(step) => self.note(step).await,
+            }
+        }
+    }
+
+    /// The server of this user, where it is not the one that the session has.
+    fn other_server(&self, user: &WireText) -> Option<Address> {
+        let options = &self.mailbox.options;
+        let users = options.users.as_ref()?;
+        let wanted = users.find(user).unwrap_or(options.upstream.address.clone());
+        let mut server = self.server.lock();
+        let current = server.as_ref().unwrap_or(&options.upstream.address);
+        if *current == wanted {
+            return None;
+        }
+        *server = Some(wanted.clone());
+        Some(wanted)
+    }
+
+    /// What concerns the copies, and what is to be counted.
+    async fn note(&self, step: Step<'_>) {
+        let place = || self.watcher.lock().place().clone();
+        match step {
+            Step::Begin { copy, message } => self.copies.begin(copy, &message, &place()),
+            Step::Content { copy, bytes } => self.copies.write(copy, bytes).await,
+            Step::Commit { copy, found } => self.copies.commit(copy, found, &place()).await,
+            Step::Drop { copy } => self.copies.drop_one(copy),
+            Step::Hint(hint) => self.hint(hint),
+            Step::Lost { reason } => {
+                warn!(frontend = %self.mailbox.options.name, session = %self.session, reason, "lost track: the session goes on, nothing more of it is copied");
+                let labels = [self.mailbox.options.name.as_str(), reason];
+                let lost = &self.mailbox.metrics.watcher_lost_total;
+                lost.with_label_values(&labels).inc();
+                self.copies.lose_all();
+            }
+            Step::Authenticated { user } => {
+                let user = user.unwrap_or_default();
+                debug!(session = %self.session, user = %user.to_text(), "let in");
+            }
+            // Those are for who carries the bytes.
+            Step::Pass(_)
+            | Step::Say(_)
+            | Step::Reply(_)
+            | Step::StartTls { .. }
+            | Step::Login { .. } => {}
+        }
+    }
+
+    fn hint(&self, hint: Hint) {
+        let kind = hint.name();
+        let labels = [self.mailbox.options.name.as_str(), kind];
+        let signals = &self.mailbox.metrics.mailbox_signals_total;
+        signals.with_label_values(&labels).inc();
+        let watcher = self.watcher.lock();
+        let text = |text: &Option<WireText>| {
+            text.as_ref()
+                .map_or(String::new(), |text| text.to_text().into_owned())
+        };
+        let (user, folder) = (text(&watcher.place().user), text(&watcher.place().folder));
+        debug!(session = %self.session, kind, user, folder, "signal");
+    }
+}
+
+/// The way on: to the other leg, or, once another server is wanted, into what that one is to hear first.
+struct Onward<'a> {
+    side: Side,
+    to: &'a Leg,
+    stretch: Stretch<'a>,
+    turn: Option<Turn>,
+}
+
+impl<'a> Onward<'a> {
+    fn new(side: Side, buffer: &'a [u8], to: &'a Leg) -> Self {
+        Self {
+            side,
+            to,
+            stretch: Stretch::new(buffer),
+            turn: None,
+        }
+    }
+
+    async fn pass(&mut self, bytes: &[u8]) -> Result<(), End> {
+        if let Some(Turn::Switch { then, .. }) = &mut self.turn {
+            then.extend_from_slice(bytes);
+            return Ok(());
+        }
+        if self.stretch.extend(bytes).is_none() {
+            self.flush().await?;
+            if self.stretch.extend(bytes).is_none() {
+                return self.write(bytes).await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn say(&mut self, line: &[u8]) -> Result<(), End> {
+        if let Some(Turn::Switch { then, .. }) = &mut self.turn {
+            then.extend_from_slice(line);
+            return Ok(());
+        }
+        self.flush().await?;
+        self.write(line).await
+    }
+
+    async fn flush(&mut self) -> Result<(), End> {
+        match self.stretch.take() {
+            b"" => Ok(()),
+            bytes => self.write(bytes).await,
+        }
+    }
+
+    async fn write(&self, bytes: &[u8]) -> Result<(), End> {
+        let hearer = match self.side {
+            Side::Client => Side::Server,
+            Side::Server => Side::Client,
+        };
+        let written = self.to.write(bytes).await;
+        written.map_err(|error| End::Lost(hearer, error))
+    }
+
+    fn turn(&mut self, turn: Turn) {
+        self.turn = Some(match self.turn {
+            None => turn,
+            Some(_) => Turn::End(End::Confused),
+        });
+    }
+
+    async fn finish(mut self) -> Result<Option<Turn>, End> {
+        self.flush().await?;
+        Ok(self.turn)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_that_lie_together_are_one_stretch() {
+        let buffer = b"0123456789".as_slice();
+        let mut stretch = Stretch::new(buffer);
+        assert_eq!(stretch.extend(&buffer[2..4]), Some(()));
+        assert_eq!(stretch.extend(&buffer[4..9]), Some(()));
+        assert_eq!(stretch.extend(&buffer[1..2]), None, "it lies before");
+        assert_eq!(stretch.extend(b"elsewhere"), None);
+        assert_eq!(stretch.take(), b"2345678");
+        assert_eq!(stretch.take(), b"");
+        assert_eq!(stretch.extend(&buffer[1..2]), Some(()));
+        assert_eq!(stretch.take(), b"1");
+    }
+}

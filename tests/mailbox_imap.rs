@@ -1,0 +1,174 @@
+//! An IMAP session through mailtee before a real Dovecot: what is saved has its copy before the client hears so, what is
+//! read has one if it is new, and the session is none the worse for it.
+
+use std::time::Duration;
+
+use mailtee::message::{Acceptance, Fidelity, Origin, Placement, Protocol};
+
+use crate::kit::{Archive, ImapClient, Mail, MailServer, Mailtee, daemon::Setting, mailbox::Kind};
+
+const FORWARDED: Duration = Duration::from_secs(60);
+
+/// mailtee before a mailbox server.
+pub(crate) fn before(protocol: &str, upstream: impl ToString) -> Setting {
+    Mailtee::filter(upstream)
+        .option("protocol", format!("{protocol:?}"))
+        .without("role")
+}
+
+/// The copies so far.
+pub(crate) fn archive(mailtee: &Mailtee) -> Archive {
+    mailtee.wait_until_forwarded(FORWARDED);
+    Archive::read(mailtee)
+}
+
+fn placement(archive: &Archive, message: &[u8]) -> Placement {
+    let copy = archive.one_with(message, "the message");
+    match &copy.sightings[0].sighting.origin {
+        Origin::Placement(placement) => placement.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_a_client_saves_has_its_copy_before_the_client_hears_so() {
+    let server = MailServer::start(Kind::Dovecot, 1);
+    let mailtee = before("imap", server.imap()).start();
+    let user = server.user(1);
+    let mut client = ImapClient::logged_in(mailtee.frontend, &user);
+    let messages: Vec<Vec<u8>> = (0..20).map(|n| Mail::varied(3, n).bytes).collect();
+    for message in &messages {
+        let answer = client.append("INBOX", "\\Seen", message).unwrap();
+        assert!(answer.is_ok(), "{}", answer.tagged);
+    }
+    let captured = mailtee
+        .metrics()
+        .value("captured_messages_total", &[("outcome", "captured")]);
+    assert_eq!(captured, 20.0, "each is durable when its OK is heard");
+    let archive = archive(&mailtee);
+    for (uid, message) in (1..).zip(&messages) {
+        let copy = archive.one_with(message, "the message");
+        assert!(
+            copy.bytes == *message,
+            "what crossed the wire, and nothing else"
+        );
+        let sighted = &copy.sightings[0];
+        assert_eq!(sighted.sighting.protocol, Protocol::Imap);
+        assert_eq!(sighted.sighting.fidelity, []);
+        assert_eq!(sighted.acceptance, Acceptance::NotAsked);
+        let placement = placement(&archive, message);
+        assert_eq!(placement.account.to_text(), user.0);
+        assert_eq!(placement.folder.to_text(), "INBOX");
+        assert_eq!(placement.uid, Some(uid));
+        assert!(placement.uid_validity.is_some());
+        assert_eq!(placement.flags, [b"\\Seen".as_slice().into()]);
+    }
+    assert!(server.account(&user)["INBOX"].len() == 20);
+}
+
+#[test]
+fn what_a_client_reads_has_one_copy_however_often_it_is_read() {
+    let server = MailServer::start(Kind::Dovecot, 1);
+    let user = server.user(1);
+    let message = Mail::plain(1).bytes;
+    let mut direct = ImapClient::logged_in(server.imap(), &user);
+    assert!(direct.append("INBOX", "", &message).unwrap().is_ok());
+    let mailtee = before("imap", server.imap()).start();
+    for fetch in [
+        "UID FETCH 1 BODY.PEEK[]",
+        "UID FETCH 1 (FLAGS RFC822)",
+        "FETCH 1 (UID BODY.PEEK[])",
+        "UID FETCH 1 (BODY.PEEK[] FLAGS UID)",
+    ] {
+        for _ in 0..3 {
+            let mut client = ImapClient::logged_in(mailtee.frontend, &user);
+            client.ok("SELECT INBOX");
+            let answer = client.ok(fetch);
+            assert!(
+                memchr::memmem::find(&answer.untagged[0], &message).is_some(),
+                "{fetch}"
+            );
+        }
+    }
+    let archive = archive(&mailtee);
+    let copy = archive.one_with(&message, "the message");
+    assert_eq!(copy.sightings.len(), 1);
+    assert_eq!(
+        copy.sightings[0].sighting.fidelity,
+        [Fidelity::AfterDelivery]
+    );
+    assert_eq!(placement(&archive, &message).uid, Some(1));
+    let known = mailtee
+        .metrics()
+        .value("captured_messages_total", &[("outcome", "known")]);
+    assert_eq!(known, 11.0);
+}
+
+#[test]
+fn a_message_without_a_number_is_known_by_its_bytes() {
+    let server = MailServer::start(Kind::Dovecot, 1);
+    let user = server.user(1);
+    let mailtee = before("imap", server.imap()).start();
+    let mut direct = ImapClient::logged_in(server.imap(), &user);
+    let message = Mail::plain(1).bytes;
+    assert!(direct.append("INBOX", "", &message).unwrap().is_ok());
+    let mut client = ImapClient::logged_in(mailtee.frontend, &user);
+    client.ok("SELECT INBOX");
+    client.ok("FETCH 1 BODY.PEEK[]");
+    client.ok("FETCH 1 RFC822");
+    let archive = archive(&mailtee);
+    assert_eq!(archive.one_with(&message, "the message").sightings.len(), 1);
+}
+
+#[test]
+fn what_the_server_refuses_is_not_copied() {
+    let server = MailServer::start(Kind::Dovecot, 1);
+    let mailtee = before("imap", server.imap()).start();
+    let mut client = ImapClient::logged_in(mailtee.frontend, &server.user(1));
+    let message = Mail::plain(1).bytes;
+    let answer = client.append("No such folder", "", &message).unwrap();
+    assert!(answer.tagged.starts_with("NO"), "{}", answer.tagged);
+    client.ok("NOOP");
+    assert_eq!(archive(&mailtee).copies.len(), 0);
+}
+
+#[test]
+fn a_full_journal_is_a_gap_and_not_the_sessions_trouble() {
+    let server = MailServer::start(Kind::Dovecot, 1);
+    let mailtee = before("imap", server.imap())
+        .append("[journal]\nsegment_bytes = \"1 MiB\"\ncapacity_bytes = \"2 MiB\"\n")
+        .start();
+    let mut client = ImapClient::logged_in(mailtee.frontend, &server.user(1));
+    let message = [
+        b"Subject: large\r\n\r\n".as_slice(),
+        &b"0123456789abcd\r\n".repeat(200_000),
+    ]
+    .concat();
+    let answer = client.append("INBOX", "", &message).unwrap();
+    assert!(answer.is_ok(), "{}", answer.tagged);
+    let answer = client
+        .append("INBOX", "", b"Subject: small\r\n\r\n")
+        .unwrap();
+    assert!(answer.is_ok(), "{}", answer.tagged);
+    assert_eq!(archive(&mailtee).copies.len(), 1);
+    let gaps = mailtee
+        .metrics()
+        .value("captured_messages_total", &[("outcome", "gap")]);
+    assert_eq!(gaps, 1.0);
+}
+
+#[test]
+fn a_daemon_that_stops_says_bye_between_two_commands() {
+    let server = MailServer::start(Kind::Dovecot, 1);
+    let mut mailtee = before("imap", server.imap()).start();
+    let mut client = ImapClient::logged_in(mailtee.frontend, &server.user(1));
+    client.ok("SELECT INBOX");
+    assert!(mailtee.terminate().success());
+    let farewell = client.line().expect("a last word");
+    assert!(
+        farewell.starts_with(b"* BYE"),
+        "{}",
+        String::from_utf8_lossy(&farewell)
+    );
+    assert!(client.line().is_err(), "nothing follows");
+}
