@@ -7,6 +7,7 @@
 //! | [`frontends`] | mail comes in: SMTP, LMTP, journal reports, a milter, IMAP, POP3 | name a target; parse MIME, but of journal reports |
 //! | [`wire`] | the protocols as pure state machines and watchers, bytes in, steps out | touch a socket, a file or a clock |
 //! | [`net`] | accept, TLS, PROXY protocol, HTTP: the I/O shell | know SMTP |
+//! | [`identify`] | which protocol does that server speak, and how is it reached? | log in; send a secret |
 //! | [`message`] | the vocabulary: envelope, sighting, fingerprint | do I/O |
 //! | [`journal`] | the durable middle; nobody hears 250 before it has synced | know the network |
 //! | [`criteria`] | does this capture go to that target? pure | do I/O |
@@ -43,6 +44,7 @@ pub mod daemon;
 pub mod dedup;
 pub mod forward;
 pub mod frontends;
+pub mod identify;
 pub mod journal;
 pub mod message;
 pub mod metrics;

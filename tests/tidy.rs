@@ -20,6 +20,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
         "frontends",
         &["journal", "message", "metrics", "net", "wire"],
     ),
+    ("identify", &["net"]),
     ("dedup", &["message", "metrics"]),
     ("channel", &["message", "metrics"]),
     ("targets", &["channel", "dedup", "message", "metrics"]),

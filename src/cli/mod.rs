@@ -5,6 +5,7 @@ mod check;
 mod completions;
 mod demo;
 mod explain;
+mod identify;
 mod output;
 mod postfix;
 mod queue;
@@ -51,6 +52,7 @@ struct Cli {
 enum Verb {
     Run(run::Run),
     Check(check::Check),
+    Identify(identify::Identify),
     Queue(queue::Queue),
     Vault(vault::Vault),
     Verify(verify::Verify),
@@ -85,6 +87,7 @@ pub fn main() -> ExitCode {
     let result = match cli.verb {
         Verb::Run(verb) => verb.run(),
         Verb::Check(verb) => verb.run(),
+        Verb::Identify(verb) => verb.run(),
         Verb::Queue(verb) => verb.run(),
         Verb::Vault(verb) => verb.run(),
         Verb::Verify(verb) => verb.run(),

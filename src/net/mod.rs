@@ -28,5 +28,5 @@ pub use socket::{Peek, Peer, Socket};
 pub use stream::Stream;
 pub use tls::{
     ClientAuthority, ClientTls, ClientTlsFiles, IdentityFiles, ServerTls, TlsError,
-    install_provider,
+    install_provider, server_verifier, tls_provider,
 };

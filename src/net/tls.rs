@@ -12,7 +12,7 @@ use std::{
 use arc_swap::ArcSwap;
 use rustls::{
     CipherSuite, ClientConfig, ProtocolVersion, RootCertStore, ServerConfig, SupportedCipherSuite,
-    client::WebPkiServerVerifier,
+    client::{WebPkiServerVerifier, danger::ServerCertVerifier},
     crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
     server::WebPkiClientVerifier,
@@ -52,7 +52,8 @@ pub fn install_provider() {
     let _ = aws_lc_rs::default_provider().install_default();
 }
 
-fn provider() -> Arc<CryptoProvider> {
+/// The provider of all our TLS.
+pub fn tls_provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
 
@@ -174,14 +175,14 @@ fn server_config(
     alpn: &[Vec<u8>],
 ) -> Result<Arc<ServerConfig>, TlsError> {
     let (chain, key) = identity.load()?;
-    let builder = ServerConfig::builder_with_provider(provider())
+    let builder = ServerConfig::builder_with_provider(tls_provider())
         .with_safe_default_protocol_versions()
         .map_err(|error| TlsError::Setup(error.to_string()))?;
     let builder = match clients {
         None => builder.with_no_client_auth(),
         Some(ClientAuthority { ca_file, required }) => {
             let verifier =
-                WebPkiClientVerifier::builder_with_provider(authorities(ca_file)?, provider());
+                WebPkiClientVerifier::builder_with_provider(authorities(ca_file)?, tls_provider());
             let verifier = if *required {
                 verifier
             } else {
@@ -260,26 +261,31 @@ impl ClientTls {
     }
 }
 
-fn client_config(files: &ClientTlsFiles, alpn: &[Vec<u8>]) -> Result<Arc<ClientConfig>, TlsError> {
-    let setup = |error: rustls::Error| TlsError::Setup(error.to_string());
-    let builder = ClientConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .map_err(setup)?;
-    let builder = match &files.ca_file {
+/// Judges servers by the authorities of `files`, for a client that does its own handshake.
+pub fn server_verifier(files: &ClientTlsFiles) -> Result<Arc<dyn ServerCertVerifier>, TlsError> {
+    match &files.ca_file {
         Some(path) => {
+            let roots = authorities(path)?;
             let verifier =
-                WebPkiServerVerifier::builder_with_provider(authorities(path)?, provider())
-                    .build()
-                    .map_err(|error| file_error("certificate authority", path, error))?;
-            builder.with_webpki_verifier(verifier)
+                WebPkiServerVerifier::builder_with_provider(roots, tls_provider()).build();
+            Ok(verifier.map_err(|error| file_error("certificate authority", path, error))?)
         }
         None => {
-            let verifier = rustls_platform_verifier::Verifier::new(provider()).map_err(setup)?;
-            builder
-                .dangerous()
-                .with_custom_certificate_verifier(Arc::new(verifier))
+            let verifier = rustls_platform_verifier::Verifier::new(tls_provider());
+            Ok(Arc::new(
+                verifier.map_err(|error| TlsError::Setup(error.to_string()))?,
+            ))
         }
-    };
+    }
+}
+
+fn client_config(files: &ClientTlsFiles, alpn: &[Vec<u8>]) -> Result<Arc<ClientConfig>, TlsError> {
+    let setup = |error: rustls::Error| TlsError::Setup(error.to_string());
+    let builder = ClientConfig::builder_with_provider(tls_provider())
+        .with_safe_default_protocol_versions()
+        .map_err(setup)?
+        .dangerous()
+        .with_custom_certificate_verifier(server_verifier(files)?);
     let mut config = match &files.identity {
         None => builder.with_no_client_auth(),
         Some(identity) => {

@@ -1,0 +1,47 @@
+//! Which protocol does a server speak, how is it secured, and what does it say of itself?
+//!
+//! [`identify`] probes one address: it listens first, then asks ([`probe`]), and holds the dialogue that the greeting
+//! invites to ([`dialogue`]). Whatever a server does is a finding, never an error; memory and time are bounded. The port is a
+//! hint for the order of the questions, never a proof.
+//!
+//! It never logs in and sends no secret: certificates are looked at here, and told, not trusted.
+
+mod certificate;
+mod dial;
+mod dialogue;
+mod greeting;
+mod http;
+mod identity;
+mod jmap;
+mod milter;
+mod probe;
+mod talk;
+mod tls;
+
+use std::path::PathBuf;
+
+pub use identity::{Capabilities, Certificate, Identity, JmapSession, Kind, TlsMode};
+
+use crate::net::{Address, TlsError};
+
+/// How a server is looked at.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Hold certificates against these authorities alone; without it, against the platform's.
+    pub ca_file: Option<PathBuf>,
+    /// The name that the certificate must be for; without it, the address's own.
+    pub tls_name: Option<String>,
+}
+
+/// Looks at one server; takes twelve seconds at most. An error means that the options do not stand.
+pub async fn identify(address: &Address, options: &Options) -> Result<Identity, TlsError> {
+    let name = options.tls_name.as_deref();
+    let name = name.or(address.host()).unwrap_or("localhost");
+    let dial = dial::Dial {
+        trust: tls::Trust::load(options.ca_file.clone(), name.to_owned())?,
+        address: address.clone(),
+    };
+    let mut found = Identity::new(address.to_string());
+    probe::probe(&dial, &mut found).await;
+    Ok(found)
+}
