@@ -22,7 +22,7 @@ const USUAL_PORTS: &[u16] = &[25, 110, 143, 443, 465, 587, 993, 995, 4190];
     about = "Find out which protocol a server speaks, how it is secured and what it offers",
     after_help = "Nobody logs in and no secret is sent. Within 12 seconds there is an answer, mostly within one.\n\n\
                   Examples:\n  mailtee identify imap.example.org:143\n  mailtee identify mail.example.org\n  \
-                  mailtee identify 127.0.0.1:10143 --config >> mailtee.toml\n  \
+                  mailtee identify 127.0.0.1:10143 --config | tee -a mailtee.toml\n  \
                   mailtee identify mail.example.org:993 --ca-file ca.pem --format json"
 )]
 pub(super) struct Identify {
@@ -169,13 +169,11 @@ fn report(identity: &Identity) -> String {
     if let Some(greeting) = &identity.greeting {
         row("greeting", greeting);
     }
-    for (label, capabilities) in [
-        ("in the clear", &identity.plain),
-        ("under TLS", &identity.secured),
-    ] {
-        if let Some(capabilities) = capabilities {
-            row(label, &offered(capabilities));
-        }
+    if let Some(plain) = &identity.plain {
+        row("in the clear", &offered(plain));
+    }
+    if let Some(secured) = &identity.secured {
+        row("under TLS", &under_tls(secured, identity.plain.as_ref()));
     }
     for about in &identity.about {
         row("about", about);
@@ -208,6 +206,24 @@ fn offered(capabilities: &Capabilities) -> String {
     match capabilities.all.as_slice() {
         [] => "nothing".to_owned(),
         all => all.join(" | "),
+    }
+}
+
+/// Only the difference, where the rest has been told.
+fn under_tls(secured: &Capabilities, plain: Option<&Capabilities>) -> String {
+    let Some(plain) = plain else {
+        return offered(secured);
+    };
+    let beyond = |these: &Capabilities, those: &Capabilities| {
+        let only = these.all.iter().filter(|it| !those.all.contains(it));
+        only.cloned().collect::<Vec<_>>().join(" | ")
+    };
+    let (gone, come) = (beyond(plain, secured), beyond(secured, plain));
+    match (gone.as_str(), come.as_str()) {
+        ("", "") => "the same".to_owned(),
+        (gone, "") => format!("the same, without {gone}"),
+        ("", come) => format!("the same, and {come}"),
+        (gone, come) => format!("the same, without {gone}, with {come}"),
     }
 }
 
