@@ -80,7 +80,7 @@ fn case(name: &str, text: &str, server: &str) -> Option<Case> {
 }
 
 /// `\{N text}` is N times that text.
-fn repeated(line: &str) -> String {
+pub(crate) fn repeated(line: &str) -> String {
     let Some((before, rest)) = line.split_once("\\{") else {
         return line.to_owned();
     };

@@ -126,6 +126,12 @@ mod interop_proxy;
 /// mailin-embedded, samotop and jmap-client as peers.
 mod interop_crates;
 
+/// The watcher of an IMAP session: each case in `tests/cases/imap/`, in any chunking.
+mod imap_cases;
+
+/// What holds for every IMAP session: relayed is said, copied is what passed, and no bytes break the watcher.
+mod imap_laws;
+
 // It is kept, and goes on.
 
 /// The journal on a disk that runs full: what it answers, what it keeps, how it comes back.

@@ -4,19 +4,16 @@
 //! nothing more of the client is read. A line that may name the user is held back until that is known.
 
 use super::{
-    COMMANDS, COMMANDS_MAX, LITERAL, Move, Side, Verdict, Watcher,
+    COMMANDS, COMMANDS_MAX, LITERAL, Move, Side, TAG_BYTES_MAX, Verdict, Watcher,
     command::{self, Authenticating, Command, Kind},
-    lexis::Literal,
-    line::{LINE_BYTES_MAX, Line, Whole},
+    lexis::{Literal, NAME_BYTES_MAX},
+    line::{Line, Whole},
     saving::Role,
 };
 use crate::{
     message::WireText,
     wire::watch::{CopyId, Message, Step},
 };
-
-/// A user's name as a literal, at most: what is longer is passed on unread.
-const NAME_BYTES_MAX: u64 = 1 << 10;
 
 #[derive(Debug, Default)]
 pub(super) struct Client {
@@ -73,6 +70,12 @@ struct Name {
 impl Client {
     pub(super) fn is_between_lines(&self) -> bool {
         matches!(self.state, State::Line | State::Idle) && self.line.kept.is_empty()
+    }
+
+    /// Bytes of memory for what is held back or read.
+    pub(super) fn held(&self) -> usize {
+        let name = self.name.as_ref().map_or(0, |name| name.held.capacity());
+        self.line.kept.capacity() + name
     }
 
     /// What was held back.
@@ -161,6 +164,10 @@ impl Watcher {
             return Verdict::Forward;
         };
         let (tag, mut kind) = command::parse(whole.text);
+        if tag.len() > TAG_BYTES_MAX {
+            self.lost(Side::Client, COMMANDS);
+            return Verdict::Forward;
+        }
         let mut verdict = Verdict::Forward;
         let mut dialogue = None;
         match &mut kind {
@@ -178,7 +185,7 @@ impl Watcher {
                 });
             }
             Kind::Login(None) if !whole.long => {
-                if let Some(literal) = literal.filter(|l| l.bytes <= NAME_BYTES_MAX) {
+                if let Some(literal) = literal.filter(|l| l.bytes <= NAME_BYTES_MAX as u64) {
                     verdict = self.name_follows(literal, whole.raw);
                 }
             }
@@ -282,7 +289,7 @@ impl Watcher {
         if self.client.name.is_some() {
             return Sink::Name;
         }
-        let may_be_kept = bytes <= LINE_BYTES_MAX as u64;
+        let may_be_kept = bytes <= NAME_BYTES_MAX as u64;
         let (role, given_up) = match self.unfinished() {
             Some(Kind::Save(saving)) => saving.literal(bytes),
             Some(Kind::Select(selecting)) if selecting.folder.is_none() && may_be_kept => {

@@ -1,7 +1,7 @@
 //! A command on its way (RFC 9051 section 6): what it is by its first line, and what is remembered of it until its reply.
 
 use super::{
-    lexis::{Token, Tokens, astring, is, split_word},
+    lexis::{Token, Tokens, is, name, split_word},
     saving::Saving,
 };
 use crate::{message::WireText, wire::sasl::AuthWatch};
@@ -58,7 +58,7 @@ pub(super) fn parse(text: &[u8]) -> (&[u8], Kind) {
     let (tag, rest) = split_word(text);
     let (verb, rest) = split_word(rest);
     let kind = match verb.to_ascii_uppercase().as_slice() {
-        b"LOGIN" => Kind::Login(astring(Tokens(rest).next()).map(WireText::from)),
+        b"LOGIN" => Kind::Login(name(Tokens(rest).next())),
         b"AUTHENTICATE" => {
             let (mechanism, _) = split_word(rest);
             Kind::Authenticate(Box::new(Authenticating {
@@ -76,7 +76,7 @@ pub(super) fn parse(text: &[u8]) -> (&[u8], Kind) {
         b"IDLE" => Kind::Idle,
         b"ID" => Kind::Id,
         b"SELECT" | b"EXAMINE" => Kind::Select(Box::new(Selecting {
-            folder: astring(Tokens(rest).next()).map(WireText::from),
+            folder: name(Tokens(rest).next()),
             uid_validity: None,
         })),
         b"CLOSE" | b"UNSELECT" => Kind::Deselect,

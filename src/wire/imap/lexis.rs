@@ -4,6 +4,8 @@
 
 use std::borrow::Cow;
 
+use crate::message::WireText;
+
 /// `{n}`, `{n+}`, `~{n}` or `~{n+}` at a line's end: so many bytes follow, then the line goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Literal {
@@ -267,13 +269,17 @@ impl<'a> Tokens<'a> {
     }
 }
 
-/// A string as a command has it: an atom or quoted.
-pub(super) fn astring(token: Option<Token<'_>>) -> Option<Vec<u8>> {
-    match token? {
-        Token::Atom(atom) => Some(atom.to_vec()),
-        Token::Quoted(text) => Some(text.into_owned()),
-        _ => None,
-    }
+/// A name of a user or a folder, at most: longer ones are not remembered.
+pub(super) const NAME_BYTES_MAX: usize = 1 << 10;
+
+/// A name as a command has it: an atom or quoted.
+pub(super) fn name(token: Option<Token<'_>>) -> Option<WireText> {
+    let name = match token? {
+        Token::Atom(atom) => Cow::from(atom),
+        Token::Quoted(text) => text,
+        _ => return None,
+    };
+    (name.len() <= NAME_BYTES_MAX).then(|| WireText::from(name.into_owned()))
 }
 
 #[cfg(test)]

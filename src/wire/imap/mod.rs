@@ -12,6 +12,7 @@ mod client;
 mod command;
 mod date;
 mod fetch;
+pub mod fuzz;
 mod lexis;
 mod line;
 mod opening;
@@ -38,11 +39,13 @@ const LAYER: &str = "security-layer";
 const LITERAL: &str = "literal";
 /// The server answered what nobody asked.
 const REPLY: &str = "reply";
-/// More commands await their replies than are remembered.
+/// More commands await their replies than are remembered, or one of too long a tag.
 const COMMANDS: &str = "commands";
 
 /// Commands that await their replies at once, at most.
 const COMMANDS_MAX: usize = 1000;
+/// A tag, at most: longer ones are waited for by nobody.
+const TAG_BYTES_MAX: usize = 256;
 /// Messages that are copied at once, at most: one bit each.
 const COPIES_MAX: u32 = u64::BITS;
 

@@ -4,12 +4,17 @@
 
 use super::{
     date::date_time,
-    lexis::{Token, Tokens, is, member, number, split_word},
+    lexis::{Token, Tokens, is, member, name, number, split_word},
 };
 use crate::{
     message::{UnixMillis, WireText},
     wire::watch::{CopyId, Found},
 };
+
+/// Flags of a message that are remembered.
+const FLAGS_MAX: usize = 64;
+/// A set that names the messages of one command.
+const SET_BYTES_MAX: usize = 1 << 10;
 
 #[derive(Debug)]
 pub(super) struct Saving {
@@ -111,14 +116,19 @@ impl Saving {
     fn word(&mut self, token: Token<'_>) -> Option<CopyId> {
         self.at = match (self.at, token) {
             (At::Number, Token::Atom(_)) => At::Folder,
-            (At::Folder, Token::Atom(name)) => self.folder_is(name),
-            (At::Folder, Token::Quoted(name)) => self.folder_is(&name),
+            (At::Folder, token @ (Token::Atom(_) | Token::Quoted(_))) => {
+                // One that is too long has no name; its messages are copied all the same.
+                self.folder = name(Some(token));
+                At::Message
+            }
             (At::Message, Token::Open) => {
                 self.flags.clear();
                 At::Flags
             }
             (At::Flags, Token::Atom(flag)) => {
-                self.flags.push(WireText::from(flag));
+                if self.flags.len() < FLAGS_MAX {
+                    self.flags.push(WireText::from(flag));
+                }
                 At::Flags
             }
             (At::Flags, Token::Close) => At::Message,
@@ -149,11 +159,6 @@ impl Saving {
             _ => return self.is_strange(),
         };
         None
-    }
-
-    fn folder_is(&mut self, name: &[u8]) -> At {
-        self.folder = Some(WireText::from(name));
-        At::Message
     }
 
     /// A part that does not pass here: the message is never whole.
@@ -209,10 +214,8 @@ impl Saving {
 
     /// The literal that was [`Role::Folder`].
     pub(super) fn folder_literal(&mut self, name: Option<&[u8]>) {
-        match name {
-            Some(name) => self.at = self.folder_is(name),
-            None => self.at = At::Message,
-        }
+        self.folder = name.map(WireText::from);
+        self.at = At::Message;
     }
 
     /// The literal that was [`Role::Message`] is copied, or there was no room for one more.
@@ -246,7 +249,9 @@ impl Saving {
     /// `[APPENDUID validity set]` (RFC 4315 section 3): `argument` is what stands behind the name.
     pub(super) fn placed(&mut self, argument: &[u8]) {
         let (validity, set) = split_word(argument);
-        self.place = number(validity).map(|validity| (validity, set.to_vec()));
+        self.place = number(validity)
+            .filter(|_| set.len() <= SET_BYTES_MAX)
+            .map(|validity| (validity, set.to_vec()));
     }
 
     pub(super) fn copies(&self) -> impl Iterator<Item = CopyId> {

@@ -4,7 +4,8 @@
 //! capabilities is held back until it is whole; of any other nothing is, once its first words are there.
 
 use super::{
-    COMPRESS, LAYER, LITERAL, MULTIPLEX, Move, REPLY, Side, Verdict, Watcher, capability,
+    COMPRESS, LAYER, LITERAL, MULTIPLEX, Move, REPLY, Side, TAG_BYTES_MAX, Verdict, Watcher,
+    capability,
     command::Kind,
     fetch::{Event, Fetch},
     lexis::{code, is, members, number, split_word},
@@ -14,9 +15,6 @@ use crate::{
     message::WireText,
     wire::watch::{CopyId, Found, Hint, Message, Step},
 };
-
-/// A tag of more bytes is none that is waited for.
-const TAG_BYTES_MAX: usize = 256;
 
 #[derive(Debug, Default)]
 pub(super) struct Server {
@@ -71,6 +69,11 @@ enum Said {
 impl Server {
     pub(super) fn is_between_lines(&self) -> bool {
         matches!(self.mode, Mode::Line) && self.line.kept.is_empty() && self.class.is_none()
+    }
+
+    /// Bytes of memory for what is held back or read.
+    pub(super) fn held(&self) -> usize {
+        self.line.kept.capacity()
     }
 
     /// What was held back.
