@@ -75,6 +75,9 @@ mod milter_laws;
 /// The milter of the built daemon: a disk that stalls, strangers at the port, a large message, a reload.
 mod milter_daemon;
 
+/// POP3 clients before real Dovecot, Cyrus and Courier, directly and through the proxy: the same, and all of it copied.
+mod mailbox_pop3;
+
 /// Journal reports: each case in `tests/cases/journal/`, any chunking, bounded memory.
 mod journal_report;
 

@@ -2,20 +2,19 @@
 
 /// What the line becomes, perhaps nothing; none: it stays as it is.
 pub(super) fn edit(line: &[u8]) -> Option<Vec<u8>> {
-    let text = line.trim_ascii();
-    let mut words = text
-        .split(u8::is_ascii_whitespace)
-        .filter(|word| !word.is_empty());
-    match words.next()?.to_ascii_uppercase().as_slice() {
+    let text = line.trim_ascii_end();
+    let mut words = text.split(|byte| *byte == b' ');
+    let name = words.next()?;
+    match name.to_ascii_uppercase().as_slice() {
         // Its own TLS would end at us, and its trust is in us.
         b"STLS" | b"XCLIENT" => Some(Vec::new()),
         b"SASL" => {
-            let all: Vec<_> = words.collect();
+            let all: Vec<_> = words.filter(|word| !word.is_empty()).collect();
             let kept: Vec<_> = all.iter().filter(|name| passes(name)).copied().collect();
             match kept.len() {
                 same if same == all.len() => None,
                 0 => Some(Vec::new()),
-                _ => Some([b"SASL ", &*kept.join(&b' '), b"\r\n"].concat()),
+                _ => Some([name, b" ", &*kept.join(&b' '), &line[text.len()..]].concat()),
             }
         }
         _ => None,
