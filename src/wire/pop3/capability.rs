@@ -61,5 +61,11 @@ mod tests {
             "SASL PLAIN SCRAM-SHA-256-PLUS digest-md5 XOAUTH2 EXTERNAL SCRAM-SHA-256\r\n";
         let passing = "SASL PLAIN XOAUTH2 SCRAM-SHA-256\r\n";
         assert_eq!(edited(mechanisms).as_deref(), Some(passing));
+        let odd = edited("sasl A\rB NTLM\n");
+        assert_eq!(
+            odd.as_deref(),
+            Some("sasl A\rB\n"),
+            "what stays is as it was"
+        );
     }
 }
