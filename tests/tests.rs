@@ -96,6 +96,9 @@ mod postfix_deploy_check;
 /// `deploy/sendmail`: the fragment in a sendmail.cf that m4 builds, and in a running Sendmail.
 mod sendmail_deploy;
 
+/// What a domain says of its mail servers, by a real DNS server and at all the places of autoconfiguration.
+mod identify_domain;
+
 /// The milter in real Postfix and real Sendmail: each case in `tests/cases/milter/`, at both.
 mod milter_cases;
 

@@ -83,7 +83,10 @@ const IMPURE: &[&str] = &[
 const ONLY_IN: &[(&str, &[&str])] = &[
     ("prometheus::", &["metrics.rs"]),
     ("anyhow", &["main.rs", "cli/"]),
-    ("reqwest", &["channel/", "cli/", "targets/"]),
+    (
+        "reqwest",
+        &["channel/", "cli/", "identify/domain/", "targets/"],
+    ),
 ];
 
 const LINES_MAX: usize = 600;

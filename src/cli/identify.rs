@@ -1,16 +1,20 @@
-//! `mailtee identify`: what speaks there, and how mailtee sits in front of it.
+//! `mailtee identify`: what speaks there, or which servers a domain has, and how mailtee sits in front of them.
 
-use std::path::PathBuf;
+mod domain;
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use clap::Args;
-use futures_util::future::join_all;
 
 use super::{
     Format, Verdict,
     output::{self, printable},
 };
 use crate::{
-    identify::{self, Capabilities, Certificate, Identity, Kind, Options, TlsMode},
+    identify::{Capabilities, Certificate, Identity, Kind, TlsMode},
     net::{self, Address},
 };
 
@@ -19,15 +23,18 @@ const USUAL_PORTS: &[u16] = &[25, 110, 143, 443, 465, 587, 993, 995, 4190];
 
 #[derive(Debug, Args)]
 #[command(
-    about = "Find out which protocol a server speaks, how it is secured and what it offers",
-    after_help = "Nobody logs in and no secret is sent. Within 12 seconds there is an answer, mostly within one.\n\n\
+    about = "Find out which protocol a server speaks, how it is secured and what it offers; or which servers a domain has",
+    after_help = "Nobody logs in and no secret is sent. A server answers within 12 seconds, mostly within one. A domain is asked for \
+                  autoconfiguration, SRV records, JMAP and MX, then its best servers themselves; an address goes to its own \
+                  domain alone, over HTTPS.\n\n\
                   Examples:\n  mailtee identify imap.example.org:143\n  mailtee identify mail.example.org\n  \
+                  mailtee identify ada@example.org\n  mailtee identify example.org --resolver 192.0.2.53 --config\n  \
                   mailtee identify 127.0.0.1:10143 --config | tee -a mailtee.toml\n  \
                   mailtee identify mail.example.org:993 --ca-file ca.pem --format json"
 )]
 pub(super) struct Identify {
-    /// HOST:PORT, or a host whose usual ports are tried.
-    #[arg(value_name = "SERVER")]
+    /// A server; or a name that may be a host's, whose usual ports are tried, or a domain's; or a mail address.
+    #[arg(value_name = "HOST:PORT | HOST | DOMAIN | USER@DOMAIN")]
     server: String,
     /// Print the [[frontend]] that sits in front of it, for mailtee.toml.
     #[arg(long, conflicts_with = "format")]
@@ -38,21 +45,51 @@ pub(super) struct Identify {
     /// The name that the certificate must be for, where it is not the server's own.
     #[arg(long, value_name = "NAME")]
     tls_name: Option<String>,
+    /// The DNS server to ask, in place of the system's.
+    #[arg(long, value_name = "IP[:PORT]", value_parser = domain::resolver)]
+    resolver: Option<SocketAddr>,
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
 }
 
 impl Identify {
     pub(super) fn run(self) -> anyhow::Result<Verdict> {
-        let addresses = self.addresses()?;
-        let options = Options {
-            ca_file: self.ca_file.clone(),
-            tls_name: self.tls_name.clone(),
-        };
         net::install_provider();
-        let looking = addresses.iter().map(|it| identify::identify(it, &options));
-        let found = super::small_runtime()?.block_on(join_all(looking));
-        let found = found.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let runtime = super::small_runtime()?;
+        if let Ok(address) = self.server.parse() {
+            return self.servers(&runtime, &[address]);
+        }
+        let is_name = |text: &str| {
+            let fits = |c: char| c.is_alphanumeric() || "-._".contains(c);
+            !text.is_empty() && text.chars().all(fits)
+        };
+        if let Some((user, domain)) = self.server.rsplit_once('@')
+            && !user.is_empty()
+            && is_name(domain)
+        {
+            return runtime.block_on(self.domain(domain, Some(&self.server), false));
+        }
+        let bare = self.server.trim_matches(['[', ']']);
+        anyhow::ensure!(
+            is_name(bare) || bare.parse::<IpAddr>().is_ok(),
+            "{:?} is no HOST:PORT, no host, no domain and no address",
+            self.server
+        );
+        match domain::may_be_domain(bare) {
+            true => runtime.block_on(self.domain(bare, None, true)),
+            false => self.servers(&runtime, &usual(bare)),
+        }
+    }
+
+    fn servers(
+        &self,
+        runtime: &tokio::runtime::Runtime,
+        addresses: &[Address],
+    ) -> anyhow::Result<Verdict> {
+        let found = runtime.block_on(async {
+            let finder = self.resolver.map(|_| self.finder()).transpose()?;
+            self.look(addresses, finder.as_ref()).await
+        })?;
         let is_well = found.iter().any(|it| it.kind.is_protocol());
         if self.config {
             return self.print_config(&found);
@@ -73,26 +110,8 @@ impl Identify {
         })
     }
 
-    fn addresses(&self) -> anyhow::Result<Vec<Address>> {
-        if let Ok(address) = self.server.parse() {
-            return Ok(vec![address]);
-        }
-        let bare = self.server.trim_matches(['[', ']']);
-        let is_host = !bare.is_empty()
-            && (bare.parse::<std::net::IpAddr>().is_ok()
-                || bare
-                    .bytes()
-                    .all(|it| it.is_ascii_alphanumeric() || b"-._".contains(&it)));
-        anyhow::ensure!(is_host, "{:?} is no HOST:PORT and no host", self.server);
-        let with = |port: &u16| Address::Tcp {
-            host: bare.to_owned(),
-            port: *port,
-        };
-        Ok(USUAL_PORTS.iter().map(with).collect())
-    }
-
     fn print_config(&self, found: &[Identity]) -> anyhow::Result<Verdict> {
-        let blocks: Vec<_> = found.iter().filter_map(|it| self.block(it)).collect();
+        let blocks = block_texts(found.iter().filter_map(|it| self.block(it)));
         anyhow::ensure!(
             !blocks.is_empty(),
             "{}",
@@ -106,23 +125,30 @@ impl Identify {
         Ok(Verdict::Well)
     }
 
-    /// The front end for a server, where there is one.
-    fn block(&self, identity: &Identity) -> Option<String> {
-        let (listen, role) = match identity.kind {
-            Kind::Smtp => (10025, true),
-            Kind::Lmtp => (10024, true),
+    /// The front end for a server, where there is one, and the port at which it listens.
+    fn block(&self, identity: &Identity) -> Option<(u16, String)> {
+        let submission = |port| identity.address.ends_with(port);
+        let (listen, name, role) = match identity.kind {
+            // Where users hand mail in, strangers to us talk.
+            Kind::Smtp if submission(":587") || submission(":465") => {
+                (10587, "submission", Some("proxy"))
+            }
+            Kind::Smtp => (10025, "smtp", Some("filter")),
+            Kind::Lmtp => (10024, "lmtp", Some("filter")),
+            Kind::Imap => (10143, "imap", None),
+            Kind::Pop3 => (10110, "pop3", None),
             _ => return None,
         };
-        let name = identity.kind.name();
+        let protocol = identity.kind.name();
         let mut block = format!(
-            "[[frontend]]\nname = \"{name}\"\nprotocol = \"{name}\"\nlisten = \"127.0.0.1:{listen}\"\n"
+            "[[frontend]]\nname = \"{name}\"\nprotocol = \"{protocol}\"\nlisten = \"127.0.0.1:{listen}\"\n"
         );
-        if role {
-            block.push_str("role = \"filter\"\n");
+        if let Some(role) = role {
+            block.push_str(&format!("role = \"{role}\"\n"));
         }
         block.push_str(&format!("upstream = {}\n", quoted(&identity.address)));
         let Some(certificate) = &identity.certificate else {
-            return Some(block);
+            return Some((listen, block));
         };
         block.push_str(&format!("upstream_tls = \"{}\"\n", identity.tls.name()));
         if let Some(name) = &self.tls_name {
@@ -142,7 +168,40 @@ impl Identify {
                 "# its certificate does not verify, so mailtee will not connect: {why}\n"
             ));
         }
-        Some(block)
+        Some((listen, block))
+    }
+}
+
+/// The first at each port: two could not listen there.
+fn block_texts(blocks: impl Iterator<Item = (u16, String)>) -> Vec<String> {
+    let mut ports = Vec::new();
+    let mut texts = Vec::new();
+    for (port, text) in blocks {
+        if !ports.contains(&port) {
+            ports.push(port);
+            texts.push(text);
+        }
+    }
+    texts
+}
+
+fn endpoint(host: &str, port: u16) -> Address {
+    Address::Tcp {
+        host: host.to_owned(),
+        port,
+    }
+}
+
+fn usual(host: &str) -> Vec<Address> {
+    let ports = USUAL_PORTS.iter();
+    ports.map(|port| endpoint(host, *port)).collect()
+}
+
+fn secured(tls: TlsMode) -> &'static str {
+    match tls {
+        TlsMode::None => "",
+        TlsMode::StartTls => ", STARTTLS",
+        TlsMode::Implicit => ", implicit TLS",
     }
 }
 
@@ -153,11 +212,7 @@ fn quoted(text: &str) -> String {
 
 /// What was found, for people.
 fn report(identity: &Identity) -> String {
-    let secured = match identity.tls {
-        TlsMode::None => "",
-        TlsMode::StartTls => ", STARTTLS",
-        TlsMode::Implicit => ", implicit TLS",
-    };
+    let secured = secured(identity.tls);
     let said = match identity.kind {
         Kind::Unknown => "speaks, but unknown",
         kind => kind.name(),

@@ -162,6 +162,14 @@ impl Identity {
         }
     }
 
+    /// A server that has no place to go to.
+    pub fn unreachable(address: String, why: &str) -> Self {
+        let mut identity = Self::new(address);
+        identity.kind = Kind::Unreachable;
+        identity.saw(why);
+        identity
+    }
+
     pub(super) fn saw(&mut self, evidence: impl Into<String>) {
         if self.evidence.len() < EVIDENCE_MAX {
             self.evidence.push(printable(evidence.into().as_bytes()));

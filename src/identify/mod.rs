@@ -2,13 +2,14 @@
 //!
 //! [`identify`] probes one address: it listens first, then asks ([`probe`]), and holds the dialogue that the greeting
 //! invites to ([`dialogue`]). Whatever a server does is a finding, never an error; memory and time are bounded. The port is a
-//! hint for the order of the questions, never a proof.
+//! hint for the order of the questions, never a proof. [`Finder`] asks a domain which servers it has ([`domain`]).
 //!
 //! It never logs in and sends no secret: certificates are looked at here, and told, not trusted.
 
 mod certificate;
 mod dial;
 mod dialogue;
+mod domain;
 mod greeting;
 mod http;
 mod identity;
@@ -20,6 +21,7 @@ mod tls;
 
 use std::path::PathBuf;
 
+pub use domain::{Asked, Candidate, Domain, DomainError, Finder, Source};
 pub use identity::{Capabilities, Certificate, Identity, JmapSession, Kind, TlsMode};
 
 use crate::net::{Address, TlsError};

@@ -2,7 +2,7 @@
 # install.sh - installs every mail peer that these scripts use (Debian 12, root), starting none; quick when all is there.
 #
 # Usage:  install.sh [GROUP...]      (default: all groups)
-#   core        postfix dovecot opendkim miltertest openssl curl swaks python3 systemd  what most tests need
+#   core        postfix dovecot opendkim dnsmasq miltertest openssl curl swaks python3 systemd  what most tests need
 #   monitoring  prometheus prometheus-alertmanager
 #   link        haproxy iproute2                                           benchmarks, the slow link
 #   browser     chromium                                                   screenshots of the pages
@@ -23,7 +23,7 @@ want() { local g; for g in "${GROUPS_WANTED[@]}"; do [ "$g" = "$1" ] && return 0
 mkdir -p "$PREFIX"
 
 pkgs=()
-want core       && pkgs+=(postfix dovecot-core dovecot-imapd dovecot-pop3d dovecot-lmtpd opendkim opendkim-tools miltertest openssl curl swaks
+want core       && pkgs+=(postfix dovecot-core dovecot-imapd dovecot-pop3d dovecot-lmtpd opendkim opendkim-tools dnsmasq-base miltertest openssl curl swaks
                           libnet-ssleay-perl python3 python3-venv procps ca-certificates systemd strace)
 want monitoring && pkgs+=(prometheus prometheus-alertmanager)
 want link       && pkgs+=(haproxy iproute2)
