@@ -1,216 +1,19 @@
 //! What a domain says of its mail servers, asked of a real DNS server and of HTTPS servers at the ports they are at.
 
-use std::{
-    collections::BTreeMap,
-    net::{Ipv4Addr, SocketAddr, TcpStream},
-    process::{Child, Command, Output, Stdio},
-    sync::Arc,
-    time::Duration,
-};
+use std::process::Command;
 
-use axum::{
-    Router,
-    body::Body,
-    extract::Request,
-    http::header::{HOST, REFERER},
-    response::Response,
-};
-use mailtee::net::{
-    Address, Http, IdentityFiles, ServeOptions, ServerTls, install_provider, self_signed, serve,
-};
+use mailtee::net::{install_provider, self_signed};
 use serde_json::Value;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::kit::{Peer, TestDir, free_port, wait_until};
+use crate::{
+    domain_rig::{Pages, World, authorities, imap_in_plain_text},
+    kit::{Peer, TestDir, free_port},
+};
 
 const CONFIG: &str = r#"<?xml version="1.0"?><clientConfig version="1.1"><emailProvider id="x">
 <incomingServer type="imap"><hostname>imap.example.test</hostname><port>PORT</port><socketType>STARTTLS</socketType><username>%EMAILLOCALPART%</username></incomingServer>
 <incomingServer type="pop3"><hostname>pop.example.test</hostname><port>110</port><socketType>plain</socketType></incomingServer>
 </emailProvider></clientConfig>"#;
-
-/// The answers of all web servers, by `host/path`; anything else is 404.
-type Pages = BTreeMap<String, String>;
-
-/// A domain of its own: dnsmasq for its names, HTTP and HTTPS at one loopback address that only this test uses.
-struct World {
-    dns: Child,
-    resolver: SocketAddr,
-    dir: TestDir,
-    _stop: tokio_util::sync::DropGuard,
-    _runtime: tokio::runtime::Runtime,
-}
-
-impl World {
-    /// `records` are dnsmasq's own words; each of `names` is at the web servers' address.
-    fn start(names: &[&str], records: &[String], pages: Pages) -> Self {
-        install_provider();
-        let dir = TestDir::new();
-        let ip = Ipv4Addr::new(
-            127,
-            rand::random_range(1..255),
-            rand::random_range(1..255),
-            rand::random_range(1..255),
-        );
-        let mut certified = vec!["localhost"];
-        certified.extend(names);
-        let identity = self_signed(&certified, dir.path()).expect("a certificate");
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()
-            .expect("a runtime");
-        let stop = CancellationToken::new();
-        let pages = Arc::new(pages);
-        runtime.block_on(async {
-            web(ip, 443, Some(identity.files), pages.clone(), &stop).await;
-            web(ip, 80, None, pages, &stop).await;
-        });
-        let port = free_port();
-        let mut command = Command::new("dnsmasq");
-        command
-            .args([
-                "--keep-in-foreground",
-                "--no-resolv",
-                "--no-hosts",
-                "--conf-file=/dev/null",
-            ])
-            .args([
-                "--bind-interfaces",
-                "--listen-address=127.0.0.1",
-                "--user=root",
-                "--pid-file=",
-            ])
-            .arg(format!("--port={port}"))
-            .arg("--local=/#/")
-            .args(
-                names
-                    .iter()
-                    .map(|name| format!("--host-record={name},{ip}")),
-            )
-            .args(records)
-            .stderr(Stdio::null());
-        let dns = command.spawn().expect("dnsmasq");
-        let resolver = SocketAddr::from(([127, 0, 0, 1], port));
-        wait_until(Duration::from_secs(20), "dnsmasq answers", || {
-            TcpStream::connect(resolver).ok()
-        });
-        Self {
-            dns,
-            resolver,
-            dir,
-            _stop: stop.drop_guard(),
-            _runtime: runtime,
-        }
-    }
-
-    fn identify(&self, ca: &str, arguments: &[&str]) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_mailtee"));
-        command
-            .arg("identify")
-            .args(["--resolver", &self.resolver.to_string()])
-            .args(["--ca-file", ca])
-            .args(arguments);
-        command.output().expect("mailtee")
-    }
-
-    /// What it prints, and its exit code.
-    fn text(&self, ca: &str, arguments: &[&str]) -> (String, Option<i32>) {
-        let output = self.identify(ca, arguments);
-        let text = String::from_utf8(output.stdout).expect("UTF-8");
-        (text, output.status.code())
-    }
-
-    fn ca(&self) -> String {
-        self.dir.join("certificate.pem").display().to_string()
-    }
-
-    /// The first line: what the domain says.
-    #[track_caller]
-    fn domain(&self, asked: &str) -> Value {
-        let output = self.identify(&self.ca(), &[asked, "--format", "json"]);
-        let text = String::from_utf8(output.stdout).expect("UTF-8");
-        let first = text.lines().next().unwrap_or_else(|| {
-            panic!("{}", String::from_utf8_lossy(&output.stderr));
-        });
-        serde_json::from_str(first).expect("JSON")
-    }
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        let _ = self.dns.kill();
-        let _ = self.dns.wait();
-    }
-}
-
-async fn web(
-    ip: Ipv4Addr,
-    port: u16,
-    identity: Option<IdentityFiles>,
-    pages: Arc<Pages>,
-    stop: &CancellationToken,
-) {
-    let address = Address::Tcp {
-        host: ip.to_string(),
-        port,
-    };
-    let listener = address.listen(None).await.expect("a port below 1024");
-    let tls = identity.map(|it| ServerTls::load(it, None, &["http/1.1"]).expect("TLS"));
-    let scheme = if tls.is_some() { "https" } else { "http" };
-    let router = Router::new().fallback(async move |request: Request| {
-        let host = request.headers().get(HOST).and_then(|it| it.to_str().ok());
-        let query = request.uri().query();
-        let query = query.map(|it| format!("?{it}")).unwrap_or_default();
-        let page = format!(
-            "{scheme}://{}{}{query}",
-            host.unwrap_or_default(),
-            request.uri().path()
-        );
-        let answer = Response::builder();
-        // Who was sent on here may not say from where: the address stands there.
-        let known = pages
-            .get(&page)
-            .filter(|_| !request.headers().contains_key(REFERER));
-        match known {
-            None => answer.status(404).body(Body::empty()),
-            Some(text) => match text.split_once(": ") {
-                Some(("to", place)) => answer
-                    .status(302)
-                    .header("location", place)
-                    .body(Body::empty()),
-                Some(("login", scheme)) => answer
-                    .status(401)
-                    .header("www-authenticate", scheme)
-                    .body(Body::empty()),
-                _ => answer.body(Body::from(text.clone())),
-            },
-        }
-        .expect("an answer")
-    });
-    let patience = Duration::from_secs(20);
-    let http = Http {
-        name: "test",
-        router,
-        idle: patience,
-        stalled: patience,
-        answers_refused: false,
-        stop: stop.clone(),
-    };
-    let options = ServeOptions {
-        sessions_max: 99,
-        sessions_per_address_max: 99,
-        proxy_protocol: None,
-        handshake_timeout: patience,
-    };
-    tokio::spawn(serve(
-        listener,
-        options,
-        tls,
-        Arc::new(http),
-        stop.clone(),
-        TaskTracker::new(),
-    ));
-}
 
 /// `protocol host:port tls source`, in the order of the report.
 fn candidates(domain: &Value) -> Vec<String> {
@@ -304,8 +107,7 @@ fn every_place_is_asked_and_the_domains_own_word_goes_first() {
 
     // The server that is named is asked itself. This one's certificate is of another authority: no front end for it.
     let asked = ["ada@mailtee.test"];
-    let (text, code) = world.text(&world.ca(), &asked);
-    assert_eq!(code, Some(1), "{text}");
+    let (text, _) = world.text(&world.ca(), &asked);
     let server = format!("imap.mailtee.test:{port}: imap, STARTTLS");
     assert!(text.contains(&server), "{text}");
     let fault = "FAULT         its certificate does not verify";
@@ -315,11 +117,8 @@ fn every_place_is_asked_and_the_domains_own_word_goes_first() {
     assert_eq!((text.as_str(), code), ("", Some(3)));
 
     // With both authorities it is well, and what is printed is a configuration.
-    let read = |path: &str| std::fs::read_to_string(path).expect("PEM");
-    let both = world.dir.join("both.pem");
-    let pem = read(&world.ca()) + &read(dovecot.var("CA"));
-    std::fs::write(&both, pem).expect("a file");
-    let (block, code) = world.text(&both.display().to_string(), &asked);
+    let both = authorities(&world, &dovecot);
+    let (block, code) = world.text(&both, &asked);
     assert_eq!(code, Some(0), "{block}");
     assert!(block.contains(&format!("upstream = \"imap.mailtee.test:{port}\"")));
     assert!(block.contains("upstream_tls = \"starttls\""), "{block}");
@@ -376,6 +175,83 @@ fn where_another_host_has_the_document_it_does_not_hear_the_address() {
     let domain = world.domain("ada@example.test");
     let expected = ["imap imap.example.test:143 starttls autoconfig"];
     assert_eq!(candidates(&domain), expected, "{domain:#}");
+}
+
+/// What is amiss with each server that was looked at, by its address.
+fn faults(text: &str) -> Vec<(String, String)> {
+    let servers = text.lines().skip(1).map(|line| {
+        let server: Value = serde_json::from_str(line).expect("JSON");
+        let word = |key: &str| server[key].as_str().unwrap_or_default().to_owned();
+        (word("address"), word("fault"))
+    });
+    servers.collect()
+}
+
+#[test]
+fn of_a_services_servers_the_first_that_is_as_it_was_named_is_taken() {
+    let dovecot = Peer::set("dovecot").start();
+    let (imap, imaps) = (dovecot.address("IMAP").port(), dovecot.env("IMAPS_PORT"));
+    let records = [
+        "--srv-host=_imaps._tcp.mailtee.test,gone.mailtee.test,993,0".to_owned(),
+        format!("--srv-host=_imaps._tcp.mailtee.test,imap.mailtee.test,{imap},5"),
+        format!("--srv-host=_imaps._tcp.mailtee.test,imap.mailtee.test,{imaps},10"),
+        "--host-record=imap.mailtee.test,127.0.0.1".to_owned(),
+    ];
+    let world = World::start(&["mailtee.test"], &records, Pages::new());
+    let ca = authorities(&world, &dovecot);
+    let asked = ["ada@mailtee.test", "--format", "json"];
+    let (text, code) = world.text(&ca, &asked);
+    assert_eq!(code, Some(0), "{text}");
+    let at = |port: &str| format!("imap.mailtee.test:{port}");
+    let expected = [
+        ("gone.mailtee.test:993", "named as imap, found unreachable"),
+        (
+            &at(&imap.to_string()),
+            "named with TLS implicit, found starttls",
+        ),
+        (&at(imaps), ""),
+    ]
+    .map(|(address, fault)| (address.to_owned(), fault.to_owned()));
+    assert_eq!(faults(&text), expected);
+    let (block, code) = world.text(&ca, &["ada@mailtee.test", "--config"]);
+    assert_eq!(code, Some(0), "{block}");
+    assert!(block.contains(&format!("upstream = \"{}\"", at(imaps))));
+    assert!(block.contains("upstream_tls = \"implicit\""), "{block}");
+    assert_eq!(block.matches("[[frontend]]").count(), 1, "{block}");
+}
+
+#[test]
+fn where_tls_is_not_as_named_plain_text_beside_it_is_no_front_end() {
+    let dovecot = Peer::set("dovecot").start();
+    let imap = dovecot.address("IMAP").port();
+    let records = [
+        format!("--srv-host=_imaps._tcp.mailtee.test,imap.mailtee.test,{imap}"),
+        "--host-record=imap.mailtee.test,127.0.0.1".to_owned(),
+    ];
+    let world = World::start(&["mailtee.test"], &records, Pages::new());
+    imap_in_plain_text(world.ip);
+    let ca = authorities(&world, &dovecot);
+    let (text, _) = world.text(&ca, &["mailtee.test"]);
+    assert!(text.contains("mailtee.test:143: imap\n"), "{text}");
+    assert!(text.contains("named with TLS implicit, found starttls"));
+    let (block, code) = world.text(&ca, &["mailtee.test", "--config"]);
+    assert_eq!((block.as_str(), code), ("", Some(3)));
+}
+
+#[test]
+fn a_name_is_asked_as_a_domain_and_as_a_host() {
+    let jmap = "https://example.test/.well-known/jmap";
+    let pages = Pages::from([(jmap.to_owned(), "login: Bearer".to_owned())]);
+    let world = World::start(&["example.test"], &[], pages);
+    let asked = ["example.test", "--format", "json"];
+    let (text, code) = world.text(&world.ca(), &asked);
+    assert_eq!(code, Some(0), "{text}");
+    let domain = serde_json::from_str(text.lines().next().expect("a line")).expect("JSON");
+    let expected = ["jmap example.test:443 implicit jmap-well-known"];
+    assert_eq!(candidates(&domain), expected, "{text}");
+    // Named and guessed, looked at once.
+    let expected = [("example.test:443".to_owned(), String::new())];
+    assert_eq!(faults(&text), expected, "{text}");
 }
 
 #[test]

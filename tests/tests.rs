@@ -29,6 +29,9 @@ mod forward_faulty;
 #[allow(unreachable_pub, reason = "the kit offers more than one topic takes")]
 mod vault_kit;
 
+/// A domain with its DNS server and its web servers.
+mod domain_rig;
+
 // The tree itself.
 
 /// The map of lib.rs, held: imports, purity, length, names.

@@ -147,9 +147,9 @@ impl Identify {
             block.push_str(&format!("role = \"{role}\"\n"));
         }
         block.push_str(&format!("upstream = {}\n", quoted(&identity.address)));
-        let Some(certificate) = &identity.certificate else {
+        if identity.tls == TlsMode::None {
             return Some((listen, block));
-        };
+        }
         block.push_str(&format!("upstream_tls = \"{}\"\n", identity.tls.name()));
         if let Some(name) = &self.tls_name {
             block.push_str(&format!("upstream_tls_name = {}\n", quoted(name)));
@@ -162,11 +162,16 @@ impl Identify {
                 quoted(&file.to_string_lossy())
             ));
         }
-        if let Some(why) = &certificate.why_not {
-            let why = printable(why);
-            block.push_str(&format!(
-                "# its certificate does not verify, so mailtee will not connect: {why}\n"
-            ));
+        let why = match &identity.certificate {
+            // No way back to plain text: the front end wants what the server promised.
+            None => Some("its TLS handshake fails".to_owned()),
+            Some(certificate) => certificate
+                .why_not
+                .as_ref()
+                .map(|why| format!("its certificate does not verify: {}", printable(why))),
+        };
+        if let Some(why) = why {
+            block.push_str(&format!("# mailtee will not connect: {why}\n"));
         }
         Some((listen, block))
     }

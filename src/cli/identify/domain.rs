@@ -11,12 +11,15 @@ use std::{
 use futures_util::future::try_join_all;
 use serde::Serialize;
 
-use super::{Format, Identify, Verdict, block_texts, endpoint, report, usual};
+use super::{Format, Identify, Kind, Verdict, block_texts, endpoint, report, usual};
 use crate::{
     cli::output::{self, printable},
     identify::{self, Candidate, Domain, DomainError, Finder, Identity, Options},
     net::{Address, ClientTlsFiles},
 };
+
+/// Servers of one service that are looked at, at once.
+const LOOKED_AT_MAX: usize = 3;
 
 /// A server that was looked at, and what is amiss with it.
 #[derive(Serialize)]
@@ -109,17 +112,14 @@ impl Identify {
         let best = best(&domain);
         let places: Vec<Address> = best.iter().map(|it| endpoint(&it.host, it.port)).collect();
         let found = self.look(&places, Some(&finder)).await?;
-        let named = best
-            .into_iter()
-            .zip(found)
-            .map(|(candidate, identity)| Seen {
-                fault: candidate.fault(&identity),
-                identity,
-            });
-        let mut seen: Vec<Seen> = named.collect();
-        // A port where nobody listens tells nothing about a host.
+        let mut seen = down_to_the_first_that_is_well(best.into_iter().zip(found));
         own.retain(|it| {
-            it.kind.is_protocol() && !places.iter().any(|at| at.to_string() == it.address)
+            let is_seen = places.iter().any(|place| place.to_string() == it.address);
+            // No front end for a guess where a server is named: it could be the same one without TLS.
+            let named = domain.candidates.iter().map(|named| named.kind);
+            let is_guess = self.config && named.into_iter().any(|kind| kind == it.kind);
+            // A port where nobody listens tells nothing about a host.
+            it.kind.is_protocol() && !is_seen && !is_guess
         });
         seen.extend(own.into_iter().map(|identity| Seen {
             identity,
@@ -175,17 +175,39 @@ impl Identify {
     }
 }
 
-/// The best server of each service.
+/// Mail is brought to an exchanger, and handed to a submission server: two services of one protocol.
+fn service(candidate: &Candidate) -> (Kind, bool) {
+    (candidate.kind, candidate.port == 25)
+}
+
+/// The best servers of each service.
 fn best(domain: &Domain) -> Vec<&Candidate> {
-    let mut services = Vec::new();
-    let is_first = |it: &&Candidate| {
-        // Mail is brought to an exchanger, and handed to a submission server.
-        let service = (it.kind, it.port == 25);
-        let is_new = !services.contains(&service);
-        services.push(service);
-        is_new
+    let mut taken = Vec::new();
+    let is_among_them = |it: &&Candidate| {
+        taken.push(service(it));
+        let of_its_own = taken.iter().filter(|of| **of == service(it));
+        of_its_own.count() <= LOOKED_AT_MAX
     };
-    domain.candidates.iter().filter(is_first).collect()
+    domain.candidates.iter().filter(is_among_them).collect()
+}
+
+/// Of each service what is amiss with those named first, and the first that is well; nothing of those behind it.
+fn down_to_the_first_that_is_well<'a>(
+    found: impl Iterator<Item = (&'a Candidate, Identity)>,
+) -> Vec<Seen> {
+    let mut done = Vec::new();
+    let mut seen = Vec::new();
+    for (candidate, identity) in found {
+        if done.contains(&service(candidate)) {
+            continue;
+        }
+        let fault = candidate.fault(&identity);
+        if fault.is_none() {
+            done.push(service(candidate));
+        }
+        seen.push(Seen { identity, fault });
+    }
+    seen
 }
 
 /// What a domain says, for people.
