@@ -299,3 +299,38 @@ fn held_out(certificate: &Certificate) -> String {
         certificate.issuer,
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_tls_was_promised_and_broke_the_front_end_still_wants_it() {
+        let asked = Identify {
+            server: String::new(),
+            config: true,
+            ca_file: None,
+            tls_name: None,
+            resolver: None,
+            format: Format::Text,
+        };
+        let mut found = Identity::unreachable("mail.example.org:143".to_owned(), "");
+        found.kind = Kind::Imap;
+        let (_, plain) = asked.block(&found).unwrap();
+        assert!(!plain.contains("upstream_tls"), "{plain}");
+        found.tls = TlsMode::StartTls;
+        let (_, broken) = asked.block(&found).unwrap();
+        assert!(broken.contains("upstream_tls = \"starttls\""), "{broken}");
+        assert!(broken.contains("# mailtee will not connect"), "{broken}");
+    }
+
+    #[test]
+    fn two_front_ends_do_not_listen_at_one_port() {
+        let blocks = [
+            (1, "a".to_owned()),
+            (2, "b".to_owned()),
+            (1, "c".to_owned()),
+        ];
+        assert_eq!(block_texts(blocks.into_iter()), ["a", "b"]);
+    }
+}
