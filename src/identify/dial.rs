@@ -2,20 +2,27 @@
 
 use std::{io, net::IpAddr};
 
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    io::AsyncWriteExt,
+    time::{Instant, timeout_at},
+};
 
 use super::{
     identity::Certificate,
     talk::{Talk, Trouble},
     tls::{self, Trust},
 };
-use crate::net::{Address, Socket, Stream};
+use crate::net::{
+    Address, Peer, Socket, Stream,
+    proxy_protocol::{self, Version},
+};
 
 #[derive(Clone)]
 pub(super) struct Dial {
     pub(super) address: Address,
     /// Whom the certificate is held against, and the name that goes out as SNI and in `Host`.
     pub(super) trust: Trust,
+    pub(super) proxy_header: Option<Version>,
 }
 
 impl Dial {
@@ -28,7 +35,13 @@ impl Dial {
 
     pub(super) async fn connect(&self, deadline: Instant) -> io::Result<Socket> {
         let left = deadline.saturating_duration_since(Instant::now());
-        self.address.connect(left).await
+        let mut socket = self.address.connect(left).await?;
+        if let Some(version) = self.proxy_header {
+            let header = proxy_protocol::header(version, &Peer::Unix, None);
+            // A new socket has room for it: this waits for nobody.
+            socket.write_all(&header).await?;
+        }
+        Ok(socket)
     }
 
     /// Connects, with TLS before the first word if wanted.

@@ -85,6 +85,7 @@ impl Dialogue<'_> {
     /// The server has agreed to TLS: carries it through.
     async fn secure(mut self) -> Result<Self, Trouble> {
         self.found.tls = TlsMode::StartTls;
+        self.found.is_settled = true;
         match self.talk.begin_tls(self.trust).await {
             Ok((talk, certificate)) => {
                 self.talk = talk;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// Characters of one piece of evidence.
 const TEXT_CHARS_MAX: usize = 200;
@@ -61,7 +61,7 @@ impl Kind {
 }
 
 /// How TLS comes into a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TlsMode {
     None,
@@ -77,6 +77,15 @@ impl TlsMode {
             Self::None => "none",
             Self::StartTls => "starttls",
             Self::Implicit => "implicit",
+        }
+    }
+
+    /// In a sentence: "imap with STARTTLS".
+    pub fn told(self) -> &'static str {
+        match self {
+            Self::None => "no TLS",
+            Self::StartTls => "STARTTLS",
+            Self::Implicit => "implicit TLS",
         }
     }
 }
@@ -115,6 +124,10 @@ pub struct Identity {
     #[serde(rename = "protocol")]
     pub kind: Kind,
     pub tls: TlsMode,
+    /// SMTP, LMTP, IMAP or POP3, and the dialogue told all there is to tell of protocol and TLS. If not, it broke off, or the
+    /// server turned us away: what was not found may be there.
+    #[serde(skip)]
+    pub is_settled: bool,
     /// What was seen that led to the verdict, in the order in which it was seen.
     pub evidence: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -151,6 +164,7 @@ impl Identity {
             address,
             kind: Kind::Silent,
             tls: TlsMode::None,
+            is_settled: false,
             evidence: Vec::new(),
             greeting: None,
             plain: None,
@@ -168,6 +182,17 @@ impl Identity {
         identity.kind = Kind::Unreachable;
         identity.saw(why);
         identity
+    }
+
+    /// How TLS comes into a connection, where what is offered and then refused counts as a promise.
+    pub fn promised_tls(&self) -> TlsMode {
+        let mut offered = self.plain.iter().flat_map(|it| &it.all);
+        let is_starttls =
+            |it: &String| it.eq_ignore_ascii_case("STARTTLS") || it.eq_ignore_ascii_case("STLS");
+        match self.tls {
+            TlsMode::None if offered.any(is_starttls) => TlsMode::StartTls,
+            tls => tls,
+        }
     }
 
     pub(super) fn saw(&mut self, evidence: impl Into<String>) {

@@ -24,7 +24,7 @@ use std::path::PathBuf;
 pub use domain::{Asked, Candidate, Domain, DomainError, Finder, Source};
 pub use identity::{Capabilities, Certificate, Identity, JmapSession, Kind, TlsMode};
 
-use crate::net::{Address, TlsError};
+use crate::net::{Address, ClientTlsFiles, IdentityFiles, TlsError, proxy_protocol};
 
 /// How a server is looked at.
 #[derive(Clone, Debug, Default)]
@@ -33,15 +33,24 @@ pub struct Options {
     pub ca_file: Option<PathBuf>,
     /// The name that the certificate must be for; without it, the address's own.
     pub tls_name: Option<String>,
+    /// Our certificate, for a server that asks for one.
+    pub identity: Option<IdentityFiles>,
+    /// The server waits for a PROXY header on each connection; ours names nobody.
+    pub proxy_header: Option<proxy_protocol::Version>,
 }
 
 /// Looks at one server; takes twelve seconds at most. An error means that the options do not stand.
 pub async fn identify(address: &Address, options: &Options) -> Result<Identity, TlsError> {
     let name = options.tls_name.as_deref();
     let name = name.or(address.host()).unwrap_or("localhost");
+    let files = ClientTlsFiles {
+        ca_file: options.ca_file.clone(),
+        identity: options.identity.clone(),
+    };
     let dial = dial::Dial {
-        trust: tls::Trust::load(options.ca_file.clone(), name.to_owned())?,
+        trust: tls::Trust::load(files, name.to_owned())?,
         address: address.clone(),
+        proxy_header: options.proxy_header,
     };
     let mut found = Identity::new(address.to_string());
     probe::probe(&dial, &mut found).await;

@@ -1,38 +1,44 @@
 //! TLS to look at, not to trust: the handshake is carried through whatever the certificate says, and whether it verifies
 //! is told beside it.
 //!
-//! No secret ever goes over such a connection; a probe knows none.
+//! No secret ever goes over such a connection; a probe knows none, but for the key of a certificate of ours.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{io, sync::Arc};
 
 use parking_lot::Mutex;
 use rustls::{
     ClientConfig, DigitallySignedStruct, Error, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    client::{
+        ResolvesClientCert,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
 use tokio_rustls::TlsConnector;
 
 use super::{certificate, identity::Certificate};
-use crate::net::{ClientTlsFiles, Socket, Stream, TlsError, server_verifier, tls_provider};
+use crate::net::{
+    ClientTls, ClientTlsFiles, Socket, Stream, TlsError, server_verifier, tls_provider,
+};
 
 /// Whom a certificate is held against, and for which name.
 #[derive(Clone)]
 pub(super) struct Trust {
     verifier: Arc<dyn ServerCertVerifier>,
+    /// Has our own, where we have one and the server asks for it.
+    identity: Arc<dyn ResolvesClientCert>,
     /// Goes out as SNI where it is no IP address.
     pub(super) name: String,
 }
 
 impl Trust {
-    /// `ca_file`: trust these authorities alone; without it, the platform's.
-    pub(super) fn load(ca_file: Option<PathBuf>, name: String) -> Result<Self, TlsError> {
-        let files = ClientTlsFiles {
-            ca_file,
-            identity: None,
-        };
+    pub(super) fn load(files: ClientTlsFiles, name: String) -> Result<Self, TlsError> {
         Ok(Self {
             verifier: server_verifier(&files)?,
+            identity: ClientTls::load(files, &[])?
+                .config()
+                .client_auth_cert_resolver
+                .clone(),
             name,
         })
     }
@@ -49,7 +55,7 @@ pub(super) async fn handshake(socket: Socket, trust: &Trust) -> io::Result<(Stre
         .map_err(io::Error::other)?
         .dangerous()
         .with_custom_certificate_verifier(witness.clone())
-        .with_no_client_auth();
+        .with_client_cert_resolver(trust.identity.clone());
     // No ALPN: a server that knows none of the names offered may refuse, and one that is offered nothing takes it.
     let name = ServerName::try_from(trust.name.clone()).map_err(io::Error::other)?;
     let connector = TlsConnector::from(Arc::new(config));

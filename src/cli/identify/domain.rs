@@ -76,6 +76,7 @@ impl Identify {
         let mut options = Options {
             ca_file: self.ca_file.clone(),
             tls_name: self.tls_name.clone(),
+            ..Options::default()
         };
         let Address::Tcp { host, port } = address else {
             return Ok(identify::identify(address, &options).await?);

@@ -47,6 +47,7 @@ pub(super) async fn hold(mut dialogue: Dialogue<'_>) -> Result<(), Trouble> {
             dialogue.found.saw("STARTTLS: offered, and refused");
         }
     }
+    dialogue.found.is_settled = true;
     dialogue.talk.leave("z LOGOUT").await;
     Ok(())
 }

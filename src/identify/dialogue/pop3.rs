@@ -25,6 +25,7 @@ pub(super) async fn hold(mut dialogue: Dialogue<'_>) -> Result<(), Trouble> {
             dialogue.found.saw(format!("STLS: {line}"));
         }
     }
+    dialogue.found.is_settled = true;
     dialogue.talk.leave("QUIT").await;
     Ok(())
 }

@@ -47,6 +47,7 @@ pub(super) async fn hold(mut dialogue: Dialogue<'_>) -> Result<(), Trouble> {
                 .saw(format!("STARTTLS: {} {line}", agreed.code));
         }
     }
+    dialogue.found.is_settled = true;
     dialogue.talk.leave("QUIT").await;
     Ok(())
 }
