@@ -43,6 +43,8 @@ pub struct Metrics {
     pub quarantined_records: IntGauge,
     pub dedup_lookups_total: IntCounterVec,
     pub dedup_entries: IntGauge,
+    /// Refreshed before each scrape by the admin server.
+    pub frontend_accepting: IntGaugeVec,
     pub sessions: IntGaugeVec,
     pub sessions_total: IntCounterVec,
     pub session_errors_total: IntCounterVec,
@@ -210,6 +212,12 @@ impl Metrics {
                 &["result"],
             ),
             dedup_entries: gauge(r, "dedup_entries", "Messages that the dedup map knows."),
+            frontend_accepting: int_gauge_vec(
+                r,
+                "frontend_accepting",
+                "1 while the front end accepts mail; 0 where protocol \"auto\" finds no server that it can stand before.",
+                &["frontend"],
+            ),
             sessions: int_gauge_vec(r, "sessions", "Sessions open now.", &["frontend"]),
             sessions_total: counter_vec(r, "sessions_total", "Sessions begun.", &["frontend"]),
             session_errors_total: counter_vec(
@@ -324,6 +332,7 @@ impl Metrics {
         }
         self.captured_bytes_total.with_label_values(&[frontend]);
         self.capture_seconds.with_label_values(&[frontend]);
+        self.frontend_accepting.with_label_values(&[frontend]);
         self.sessions.with_label_values(&[frontend]);
         self.sessions_total.with_label_values(&[frontend]);
     }

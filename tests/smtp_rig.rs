@@ -11,8 +11,8 @@ use std::{
 
 use mailtee::{
     frontends::{
-        self, MilterLimits, MilterOptions, OnCaptureFailure, Options, StartError, Upstream,
-        UpstreamTls,
+        self, Entrance, MilterLimits, MilterOptions, OnCaptureFailure, Options, StartError,
+        Upstream, UpstreamTls,
     },
     journal::{self, Journal, Lease},
     message::Protocol,
@@ -111,7 +111,7 @@ impl Front {
             Arc<Metrics>,
             CancellationToken,
             TaskTracker,
-        ) -> Result<Option<SocketAddr>, StartError>,
+        ) -> Result<Entrance, StartError>,
     ) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
@@ -131,9 +131,9 @@ impl Front {
             stop.clone(),
             tasks.clone(),
         );
-        let address = runtime.block_on(started).expect("it starts");
+        let entrance = runtime.block_on(started).expect("it starts");
         Self {
-            address: address.unwrap_or_else(|| ([127, 0, 0, 1], 0).into()),
+            address: entrance.local.unwrap_or_else(|| ([127, 0, 0, 1], 0).into()),
             journal,
             metrics,
             stop,

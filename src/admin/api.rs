@@ -1,4 +1,4 @@
-//! `/api/queue…`: what the command line asks of a running daemon. JSON in and out, but for a message's own bytes.
+//! `/api/…`: what the command line asks of a running daemon. JSON in and out, but for a message's own bytes.
 //!
 //! | request | answer |
 //! |---|---|
@@ -8,6 +8,7 @@
 //! | `POST /api/queue/ID/hold`, `…/release`, `…/retry?target=` | `{"changed": bool}` |
 //! | `POST /api/queue/ID/drop?target=` | `{"changed": bool}`: only what is parked there or held |
 //! | `POST /api/queue/retry?target=` | `{"retried": number}`: all that the target refused |
+//! | `GET /api/frontends` | `{"frontends": […]}`: each as it stands now |
 //! | `POST /api/verify?target=` | journal and dedup map compared with the target |
 
 use std::{io, sync::Arc};
@@ -25,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::mpsc;
 
-use super::Shared;
+use super::{Shared, Standing};
 use crate::{
     forward::{ReconcileError, Reconciled, reconcile},
     journal::{Filter, Journal, JournalError, Listed, View},
@@ -46,6 +47,7 @@ pub(super) fn router() -> Router<Arc<Shared>> {
         .route("/queue/{id}/release", post(release))
         .route("/queue/{id}/retry", post(retry))
         .route("/queue/{id}/drop", post(drop_capture))
+        .route("/frontends", get(frontends))
         .route("/verify", post(verify))
 }
 
@@ -241,6 +243,28 @@ async fn retry_all(
     let retried = journal(&shared)?.retry_all(&target).await?;
     tracing::info!(target_name = %target, retried, "an operator lets what is parked be tried again");
     Ok(Json(json!({ "retried": retried })).into_response())
+}
+
+/// A front end, and how it stands.
+#[derive(Debug, Serialize)]
+struct ShownFrontend<'a> {
+    name: &'a str,
+    listen: &'a str,
+    upstream: &'a str,
+    #[serde(flatten)]
+    standing: &'a Standing,
+}
+
+async fn frontends(State(shared): State<Arc<Shared>>) -> Response {
+    let shown = shared.watched.frontends.iter().map(|frontend| {
+        json!(ShownFrontend {
+            name: &frontend.name,
+            listen: &frontend.listen,
+            upstream: &frontend.upstream,
+            standing: &frontend.standing.load(),
+        })
+    });
+    Json(json!({ "frontends": shown.collect::<Vec<_>>() })).into_response()
 }
 
 async fn verify(

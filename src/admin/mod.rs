@@ -28,6 +28,7 @@ use axum::{
     response::{Html, IntoResponse, Response},
     routing::get,
 };
+use serde::Serialize;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -63,11 +64,21 @@ pub struct Options {
 #[derive(Clone, Debug)]
 pub struct Frontend {
     pub name: String,
-    /// `smtp, filter`
-    pub kind: String,
     pub listen: String,
     /// Empty where there is no next hop.
     pub upstream: String,
+    /// Changes where its server is identified while we run.
+    pub standing: Arc<ArcSwap<Standing>>,
+}
+
+/// What a front end is just now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Standing {
+    /// `smtp, filter`
+    pub kind: String,
+    pub accepting: bool,
+    /// What an operator should know of its server.
+    pub note: Option<String>,
 }
 
 /// A target and its queue.
@@ -88,7 +99,7 @@ pub struct Watched {
     pub journal: Option<Journal>,
     pub frontends: Vec<Frontend>,
     pub targets: ArcSwap<Vec<Target>>,
-    /// Set while front ends accept mail.
+    /// Set from the end of the start to the beginning of the drain.
     pub accepting: AtomicBool,
     pub started: SystemTime,
     pub vault_page: Option<String>,
@@ -100,6 +111,16 @@ impl Watched {
         if !self.accepting.load(Ordering::Relaxed) {
             return Err("no front end accepts mail".to_owned());
         }
+        let standings = self.frontends.iter().map(|it| (it, it.standing.load()));
+        let standings: Vec<_> = standings.collect();
+        if !standings.is_empty() && standings.iter().all(|(_, it)| !it.accepting) {
+            let why = standings.iter().map(|(frontend, standing)| {
+                let note = standing.note.as_deref().unwrap_or("not identified yet");
+                format!("{}: {note}", frontend.name)
+            });
+            let why: Vec<_> = why.collect();
+            return Err(format!("no front end accepts mail: {}", why.join("; ")));
+        }
         let journal = self.journal.as_ref();
         let open = journal.map_or(Ok(()), Journal::check_open);
         open.map_err(|error| error.to_string())
@@ -107,6 +128,13 @@ impl Watched {
 
     /// Brings the gauges that are ages or counts up to now, before a scrape or a page.
     pub fn refresh(&self, now: UnixMillis) {
+        let accepting = self.accepting.load(Ordering::Relaxed);
+        for frontend in &self.frontends {
+            self.metrics
+                .frontend_accepting
+                .with_label_values(&[&frontend.name])
+                .set((accepting && frontend.standing.load().accepting).into());
+        }
         for target in self.targets.load().iter() {
             let name = [target.name.as_str()];
             let m = &self.metrics;

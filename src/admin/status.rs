@@ -34,6 +34,8 @@ struct State {
 struct FrontendRow {
     name: String,
     kind: String,
+    accepting: bool,
+    note: Option<String>,
     listen: String,
     upstream: String,
     sessions: i64,
@@ -109,9 +111,12 @@ pub(super) fn render(watched: &Watched, now: UnixMillis) -> Result<String, askam
                     .with_label_values(&[name, outcome])
                     .get()
             };
+            let standing = frontend.standing.load();
             FrontendRow {
                 name: frontend.name.clone(),
-                kind: frontend.kind.clone(),
+                kind: standing.kind.clone(),
+                accepting: standing.accepting,
+                note: standing.note.clone(),
                 listen: frontend.listen.clone(),
                 upstream: frontend.upstream.clone(),
                 sessions: m.sessions.with_label_values(&[name]).get(),
@@ -166,10 +171,13 @@ fn state(
     targets: &[TargetRow],
     frontends: &[FrontendRow],
 ) -> State {
-    let (word, class) = if !accepting {
+    let down = frontends.iter().filter(|row| !row.accepting).count();
+    let (word, class) = if !accepting || (down > 0 && down == frontends.len()) {
         ("not accepting mail", "bad")
     } else if !ready {
         ("the journal is full", "bad")
+    } else if down > 0 {
+        ("a front end does not accept mail", "bad")
     } else if targets.iter().any(|target| !target.up) {
         ("a target is down", "bad")
     } else if frontends.iter().any(|row| row.gaps > 0) {

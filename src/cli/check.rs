@@ -1,6 +1,6 @@
 //! `mailtee check`: everything that would go wrong at the start, before it does.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, path::Path, sync::Arc, time::Duration};
 
 use clap::Args;
 use serde::Serialize;
@@ -13,7 +13,7 @@ use super::{
     postfix::PostfixCheck,
 };
 use crate::{
-    config::{Config, ConfigError, Upstream, UpstreamTls},
+    config::{AutoFrontend, Config, ConfigError, Frontend, Upstream, UpstreamTls},
     daemon,
     metrics::Metrics,
     net::{self, Address, ClientTls, SocketFile, Stream},
@@ -136,6 +136,10 @@ async fn look(config: &Config, findings: &mut Vec<Finding>) {
         listen(config, findings).await;
     }
     for frontend in &config.frontends {
+        if let Frontend::Auto(auto) = frontend {
+            findings.push(identified(auto, &config.data_dir).await);
+            continue;
+        }
         let Some(upstream) = frontend.upstream() else {
             continue;
         };
@@ -191,6 +195,16 @@ async fn listen(config: &Config, findings: &mut Vec<Finding>) {
             }
             Err(error) => findings.push(Finding::new(what, Err(listen_trouble(error)))),
         }
+    }
+}
+
+/// What the server of a front end with protocol "auto" is now, and whether the front end can stand before that.
+async fn identified(auto: &AutoFrontend, data_dir: &Path) -> Finding {
+    let (name, address) = (&auto.name, &auto.upstream.address);
+    let what = format!("front end {name}: next hop {address}");
+    match daemon::check_auto(auto, data_dir).await {
+        Ok(found) => Finding::noted(what, format!("protocol \"auto\" finds {found}")),
+        Err(why) => Finding::new(what, Err(why)),
     }
 }
 

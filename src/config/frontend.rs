@@ -1,7 +1,7 @@
 //! `[[frontend]]`: where mail comes in. Certificates stand here as files; the daemon opens them.
 //!
 //! A milter has keys of its own: whatever has to do with a next hop or with SMTP is a fault there. So has a front end
-//! before a mailbox server (`mailbox`).
+//! before a mailbox server (`mailbox`). What protocol "auto" takes is every reading at once (`auto`).
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -9,6 +9,7 @@ use std::{
 };
 
 use super::{
+    auto::{AutoFrontend, read_auto},
     mailbox::{MailboxFrontend, read_mailbox},
     section::Section,
     setting::{Bytes, Mode},
@@ -26,6 +27,8 @@ pub enum Frontend {
     Smtp(Box<SmtpFrontend>),
     Milter(MilterOptions),
     Mailbox(Box<MailboxFrontend>),
+    /// What it is, its server tells.
+    Auto(Box<AutoFrontend>),
 }
 
 impl Frontend {
@@ -34,6 +37,7 @@ impl Frontend {
             Self::Smtp(smtp) => &smtp.name,
             Self::Milter(milter) => &milter.name,
             Self::Mailbox(mailbox) => &mailbox.name,
+            Self::Auto(auto) => &auto.name,
         }
     }
 
@@ -42,6 +46,7 @@ impl Frontend {
             Self::Smtp(smtp) => &smtp.listen,
             Self::Milter(milter) => &milter.listen,
             Self::Mailbox(mailbox) => &mailbox.listen,
+            Self::Auto(auto) => &auto.listen,
         }
     }
 
@@ -51,6 +56,7 @@ impl Frontend {
             Self::Smtp(smtp) => &smtp.socket_file,
             Self::Milter(milter) => &milter.socket_file,
             Self::Mailbox(mailbox) => &mailbox.socket_file,
+            Self::Auto(auto) => &auto.socket_file,
         }
     }
 
@@ -60,6 +66,16 @@ impl Frontend {
             Self::Smtp(smtp) => smtp.upstream.as_ref(),
             Self::Milter(_) => None,
             Self::Mailbox(mailbox) => Some(&mailbox.upstream),
+            Self::Auto(auto) => Some(&auto.upstream),
+        }
+    }
+
+    pub(super) fn upstream_mut(&mut self) -> Option<&mut Upstream> {
+        match self {
+            Self::Smtp(smtp) => smtp.upstream.as_mut(),
+            Self::Milter(_) => None,
+            Self::Mailbox(mailbox) => Some(&mut mailbox.upstream),
+            Self::Auto(auto) => Some(&mut auto.upstream),
         }
     }
 }
@@ -116,17 +132,41 @@ pub(super) fn read_frontend(mut section: Section<'_>) -> Option<Frontend> {
         ("imap", Protocol::Imap),
         ("pop3", Protocol::Pop3),
     ];
-    let protocol = section.choice("protocol", &protocols);
+    let words = protocols.map(|(word, protocol)| (word, Some(protocol)));
+    let words: Vec<_> = words.into_iter().chain([("auto", None)]).collect();
+    let protocol = section.choice("protocol", &words);
     if !section.has("protocol") {
-        let words = protocols.map(|(word, _)| format!("\"{word}\"")).join(" | ");
-        section.complain("protocol", &words);
+        let words: Vec<_> = words
+            .iter()
+            .map(|(word, _)| format!("\"{word}\""))
+            .collect();
+        section.complain("protocol", &words.join(" | "));
     }
     match protocol {
-        Some(Protocol::Milter) => read_milter(section).map(Frontend::Milter),
-        Some(protocol @ (Protocol::Imap | Protocol::Pop3)) => {
+        Some(None) => read_auto(section).map(|it| Frontend::Auto(Box::new(it))),
+        Some(Some(protocol)) => read_as(section, protocol, None),
+        None => {
+            read_smtp(section, None, None);
+            None
+        }
+    }
+}
+
+/// Reads the section as that of one protocol. `role`: what an absent one means, where it may be absent.
+pub(super) fn read_as(
+    section: Section<'_>,
+    protocol: Protocol,
+    role: Option<Role>,
+) -> Option<Frontend> {
+    match protocol {
+        Protocol::Milter => read_milter(section).map(Frontend::Milter),
+        Protocol::Imap | Protocol::Pop3 => {
             read_mailbox(section, protocol).map(|it| Frontend::Mailbox(Box::new(it)))
         }
-        protocol => read_smtp(section, protocol).map(|it| Frontend::Smtp(Box::new(it))),
+        protocol => {
+            let smtp = read_smtp(section, Some(protocol), role);
+            smtp.map(|it| Frontend::Smtp(Box::new(it)))
+        }
     }
 }
 
@@ -157,9 +197,13 @@ fn read_milter(mut section: Section<'_>) -> Option<MilterOptions> {
     (name.is_some() && listen.is_some()).then_some(options)
 }
 
-fn read_smtp(mut section: Section<'_>, protocol: Option<Protocol>) -> Option<SmtpFrontend> {
+fn read_smtp(
+    mut section: Section<'_>,
+    protocol: Option<Protocol>,
+    role: Option<Role>,
+) -> Option<SmtpFrontend> {
     let name = super::read_name(&mut section);
-    let role = read_role(&mut section, protocol);
+    let role = read_role(&mut section, protocol, role);
     let is_journal = protocol == Some(Protocol::Journal);
     let listen = section.required("listen");
     let upstream = read_upstream(&mut section, is_journal);
@@ -301,7 +345,7 @@ pub(super) fn any_address() -> Address {
     }
 }
 
-fn read_role(section: &mut Section<'_>, protocol: Option<Protocol>) -> Role {
+fn read_role(section: &mut Section<'_>, protocol: Option<Protocol>, absent: Option<Role>) -> Role {
     let roles = [
         ("filter", Role::Filter),
         ("proxy", Role::Proxy),
@@ -323,6 +367,9 @@ fn read_role(section: &mut Section<'_>, protocol: Option<Protocol>) -> Role {
         }
         (_, Some(role)) => role,
         (_, None) => {
+            if let (false, Some(role)) = (section.has("role"), absent) {
+                return role;
+            }
             if !section.has("role") {
                 section.complain(
                     "role",

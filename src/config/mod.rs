@@ -4,6 +4,7 @@
 //! faults. Secrets come from files or the environment and stand in the file itself only where `allow_inline_secrets`
 //! says so. Relative paths start at the file's own folder. Nothing here opens a socket or starts anything.
 
+mod auto;
 mod channel;
 mod criterion;
 mod fault;
@@ -26,6 +27,7 @@ use std::{
 use toml::de::DeTable;
 
 use crate::{admin, criteria::DomainPattern, dedup, journal};
+pub use auto::AutoFrontend;
 pub use fault::{ConfigError, Fault};
 pub use frontend::{Frontend, SmtpFrontend, Upstream, UpstreamTls};
 pub use mailbox::MailboxFrontend;

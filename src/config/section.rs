@@ -54,6 +54,26 @@ impl<'a> Document<'a> {
         });
     }
 
+    /// Reads something whose faults and keys are not the file's yet: gives them with what was read.
+    pub(super) fn apart<T>(&self, read: impl FnOnce() -> T) -> (T, Vec<Fault>, BTreeSet<String>) {
+        let faults = self.faults.take();
+        let asked = self.asked.take();
+        let value = read();
+        (
+            value,
+            self.faults.replace(faults),
+            self.asked.replace(asked),
+        )
+    }
+
+    pub(super) fn note_again(&self, fault: Fault) {
+        self.faults.borrow_mut().push(fault);
+    }
+
+    pub(super) fn knows(&self, keys: &BTreeSet<String>) {
+        self.asked.borrow_mut().extend(keys.iter().cloned());
+    }
+
     pub(super) fn into_faults(self) -> (Vec<Fault>, BTreeSet<String>) {
         let mut faults = self.faults.into_inner();
         faults.sort_by_key(|fault| fault.line);
@@ -72,7 +92,8 @@ impl<'a> Document<'a> {
     }
 }
 
-/// One table of the file, present or not.
+/// One table of the file, present or not. A clone is another reading of the same table.
+#[derive(Clone)]
 pub(super) struct Section<'d> {
     pub(super) document: &'d Document<'d>,
     /// `frontend`; empty for the top.
@@ -106,7 +127,7 @@ impl<'d> Section<'d> {
         self.table?.get(key)?.get_ref().as_str()
     }
 
-    fn path_of(&self, key: &str) -> String {
+    pub(super) fn path_of(&self, key: &str) -> String {
         if self.name.is_empty() {
             key.to_owned()
         } else {
@@ -259,15 +280,20 @@ impl<'d> Section<'d> {
 
     /// Every key of the table must have been asked for.
     pub(super) fn finish(self) {
+        let known: Vec<&str> = self.asked.iter().copied().collect();
+        self.finish_with(&known);
+    }
+
+    /// The same, where the keys that exist are told.
+    pub(super) fn finish_with(&self, known: &[&str]) {
         let Some(table) = self.table else { return };
         for key in table.keys() {
-            if !self.asked.contains(key.get_ref().as_ref()) {
-                let known: Vec<&str> = self.asked.iter().copied().collect();
+            if !known.contains(&key.get_ref().as_ref()) {
                 self.note(
                     key.span(),
                     key.get_ref(),
                     "a key that does not exist".to_owned(),
-                    &nearest(key.get_ref(), &known),
+                    &nearest(key.get_ref(), known),
                 );
             }
         }

@@ -4,7 +4,10 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use tokio::runtime::Handle;
 
-use super::{DaemonError, Identities, Part};
+use super::{
+    DaemonError, Part,
+    entrance::{Identities, Read, Whose},
+};
 use crate::{
     channel::{self, Credentials, SecretSource},
     config::{Config, Store, Target},
@@ -29,12 +32,12 @@ impl Embedded {
         options: &vault::Options,
         metrics: Arc<Metrics>,
         serving: &Part,
-        identities: &mut Identities,
+        identities: &Identities,
         background: &Handle,
     ) -> Result<Self, DaemonError> {
         let opening = background.spawn(Vault::open(options.clone(), metrics));
         let vault = opening.await.map_err(|_| DaemonError::Stopped)??;
-        identities.add_server("vault", vault.tls());
+        identities.replace(Whose::Vault, vec![Read::Server(vault.tls())]);
         let embedded = Self {
             url: url(options, vault.local()),
             certificate: vault.certificate().to_owned(),

@@ -5,6 +5,7 @@
 //! ends what is in flight, the journal syncs and closes, then vault and admin page go. What a drain does not finish
 //! within its limit is not lost: it is in the journal.
 
+mod auto;
 mod embedded;
 mod entrance;
 mod forwarding;
@@ -36,18 +37,19 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     admin,
     channel::ChannelError,
-    config::{Config, ConfigError},
+    config::{Config, ConfigError, Frontend},
     dedup::{Dedup, DedupError},
-    frontends,
+    frontends::{self, Mismatch},
     journal::{Journal, JournalError},
     message::UnixMillis,
     metrics::Metrics,
     net,
     vault::VaultError,
 };
+pub use auto::check as check_auto;
 use embedded::Embedded;
 pub use embedded::configured_targets;
-use entrance::Identities;
+use entrance::{Doors, Identities};
 use forwarding::Forwarding;
 pub use logging::LogLevel;
 pub use resources::runtimes;
@@ -83,6 +85,8 @@ pub enum DaemonError {
         #[source]
         source: ChannelError,
     },
+    #[error("front end {name}: its server is not identified")]
+    NotIdentified { name: String },
     #[error("daemon: stopped while it started")]
     Stopped,
 }
@@ -167,19 +171,21 @@ impl Daemon {
             .set(UnixMillis::from_system(started).0 as f64 / 1000.0);
         for frontend in &config.frontends {
             metrics.touch_frontend(frontend.name());
+            if let Frontend::Auto(auto) = frontend {
+                frontends::touch_mailbox(&metrics, &auto.name);
+            }
         }
         let (journal, dedup) = open_stores(&config, metrics.clone()).await?;
         let mut forwarding =
             Forwarding::new(journal.clone(), dedup, metrics.clone(), background.clone());
         let serving = Part::default();
-        let mut identities = Identities::default();
+        let identities = Identities::default();
 
         let embedded = match &config.vault {
             None => None,
             Some(options) => {
                 let metrics = metrics.clone();
-                let opened =
-                    Embedded::open(options, metrics, &serving, &mut identities, &background);
+                let opened = Embedded::open(options, metrics, &serving, &identities, &background);
                 Some(opened.await?)
             }
         };
@@ -200,9 +206,19 @@ impl Daemon {
             serve_admin(options, token, watched.clone(), &serving, &background).await?;
         }
         let accepting = Part::default();
+        let doors = Doors {
+            journal: journal.clone(),
+            metrics,
+            stop: accepting.stop.clone(),
+            tasks: accepting.tasks.clone(),
+            identities: identities.clone(),
+        };
+        auto::start(&config, &watched.frontends, &doors).await?;
         for frontend in &config.frontends {
-            let (journal, metrics) = (journal.clone(), metrics.clone());
-            entrance::open(frontend, journal, metrics, &accepting, &mut identities).await?;
+            if !matches!(frontend, Frontend::Auto(_)) {
+                let stop = accepting.stop.clone();
+                doors.open(frontend, Mismatch::default(), stop).await?;
+            }
         }
         watched.accepting.store(true, Ordering::Relaxed);
         Ok(Daemon {

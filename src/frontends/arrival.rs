@@ -41,6 +41,7 @@ pub(super) async fn run(front: Arc<FrontEnd>, connection: Connection) {
     let upstream = match upstream::connect(&front, &peer, &stream).await {
         Ok(upstream) => upstream,
         Err(cause) => {
+            front.options.mismatch.suspect();
             let failure = Failure::UpstreamRefused;
             return turn_away(&front, &id, &mut stream, &peer, failure, &cause).await;
         }

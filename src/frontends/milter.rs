@@ -6,7 +6,6 @@
 
 use std::{
     fmt,
-    net::SocketAddr,
     sync::{Arc, atomic::Ordering},
     time::{Duration, SystemTime},
 };
@@ -19,7 +18,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
 
 use super::{
-    OnCaptureFailure, StartError,
+    Entrance, OnCaptureFailure, StartError,
     arrival::Open,
     copy::{self, Part, Seen},
 };
@@ -88,14 +87,13 @@ struct Milter {
 }
 
 /// Listens, and serves until `stop`: then sessions end as soon as their message is through. They run in `tasks`.
-/// Returns the bound address, none for a unix socket.
 pub async fn start(
     options: MilterOptions,
     journal: Journal,
     metrics: Arc<Metrics>,
     stop: CancellationToken,
     tasks: TaskTracker,
-) -> Result<Option<SocketAddr>, StartError> {
+) -> Result<Entrance, StartError> {
     let listened = options.listen.listen(Some(&options.socket_file)).await;
     let listener = listened.map_err(|source| StartError::Listen {
         name: options.name.clone(),
@@ -118,8 +116,11 @@ pub async fn start(
         started: UnixMillis::from_system(SystemTime::now()),
     });
     let sessions = tasks.clone();
-    tasks.spawn(net::serve(listener, serve, None, milter, stop, sessions));
-    Ok(local)
+    let serving = net::serve(listener, serve, None, milter, stop, sessions);
+    Ok(Entrance {
+        local,
+        listening: tasks.spawn(serving),
+    })
 }
 
 impl Service for Milter {

@@ -19,13 +19,17 @@ mod upstream;
 
 pub use mailbox::{
     MailboxLimits, MailboxOptions, TellMailbox, Users, UsersError, start as start_mailbox,
+    touch_mailbox,
 };
 pub use milter::{MilterLimits, MilterOptions, start as start_milter};
-pub use options::{Limits, OnCaptureFailure, Options, TellClient, Tls, Upstream, UpstreamTls};
+pub use options::{
+    Limits, Mismatch, OnCaptureFailure, Options, TellClient, Tls, Upstream, UpstreamTls,
+};
 pub use sink::sink;
 
 use std::{fmt, future::Future, io, net::SocketAddr, sync::Arc, time::SystemTime};
 
+use tokio::task::JoinHandle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -66,15 +70,29 @@ struct FrontEnd {
     started: UnixMillis,
 }
 
+/// A front end that accepts mail.
+pub struct Entrance {
+    /// The bound address, none for a unix socket.
+    pub local: Option<SocketAddr>,
+    listening: JoinHandle<()>,
+}
+
+impl Entrance {
+    /// Waits until it listens no more, and its address is free; sessions may go on.
+    pub async fn closed(self) {
+        // An error is a panic of the accept loop, which has dropped the socket too.
+        let _ = self.listening.await;
+    }
+}
+
 /// Listens, and serves until `stop`: then sessions end as soon as their message is through. They run in `tasks`.
-/// Returns the bound address, none for a unix socket.
 pub async fn start(
     options: Options,
     journal: Journal,
     metrics: Arc<Metrics>,
     stop: CancellationToken,
     tasks: TaskTracker,
-) -> Result<Option<SocketAddr>, StartError> {
+) -> Result<Entrance, StartError> {
     options.check().map_err(|why| StartError::Options {
         name: options.name.clone(),
         why,
@@ -118,8 +136,11 @@ pub async fn start(
         tasks.spawn(upstream::dismiss_idle(front.clone()));
     }
     let sessions = tasks.clone();
-    tasks.spawn(net::serve(listener, serve, implicit, front, stop, sessions));
-    Ok(local)
+    let serving = net::serve(listener, serve, implicit, front, stop, sessions);
+    Ok(Entrance {
+        local,
+        listening: tasks.spawn(serving),
+    })
 }
 
 impl Service for FrontEnd {

@@ -1,6 +1,8 @@
 //! What can be chosen for a front end.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
+
+use tokio::sync::Notify;
 
 use crate::{
     message::Protocol,
@@ -33,6 +35,24 @@ pub struct Options {
     pub tell_client: TellClient,
     pub tls: Option<Tls>,
     pub limits: Limits,
+    /// Told where a session finds no next hop of this protocol, or not with this TLS.
+    pub mismatch: Mismatch,
+}
+
+/// How sessions say that the server may not be what their front end was opened for. Clones are one.
+#[derive(Clone, Debug, Default)]
+pub struct Mismatch(Arc<Notify>);
+
+impl Mismatch {
+    /// Says so; once is as good as often, and nobody need listen.
+    pub(super) fn suspect(&self) {
+        self.0.notify_one();
+    }
+
+    /// Waits until a session has said so, since this last returned.
+    pub async fn suspected(&self) {
+        self.0.notified().await;
+    }
 }
 
 /// The next hop.
@@ -165,6 +185,7 @@ impl Options {
             tell_client: TellClient::No,
             tls: None,
             limits: Limits::default(),
+            mismatch: Mismatch::default(),
         }
     }
 

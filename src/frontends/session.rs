@@ -149,6 +149,9 @@ impl Session {
                 },
             }
         }
+        if !self.relay.is_understood() {
+            self.front.options.mismatch.suspect();
+        }
         if let Some(kept) = self.relay.leave()
             && let Some(stream) = self.pump.take_next_hop()
         {

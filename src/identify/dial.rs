@@ -13,7 +13,7 @@ use super::{
     tls::{self, Trust},
 };
 use crate::net::{
-    Address, Peer, Socket, Stream,
+    Address, Socket, Stream,
     proxy_protocol::{self, Version},
 };
 
@@ -37,7 +37,7 @@ impl Dial {
         let left = deadline.saturating_duration_since(Instant::now());
         let mut socket = self.address.connect(left).await?;
         if let Some(version) = self.proxy_header {
-            let header = proxy_protocol::header(version, &Peer::Unix, None);
+            let header = proxy_protocol::own_header(version);
             // A new socket has room for it: this waits for nobody.
             socket.write_all(&header).await?;
         }

@@ -35,7 +35,7 @@ pub struct Options {
     pub tls_name: Option<String>,
     /// Our certificate, for a server that asks for one.
     pub identity: Option<IdentityFiles>,
-    /// The server waits for a PROXY header on each connection; ours names nobody.
+    /// The server waits for a PROXY header on each connection; ours speaks for nobody.
     pub proxy_header: Option<proxy_protocol::Version>,
 }
 

@@ -173,6 +173,16 @@ pub fn header(version: Version, source: &Peer, destination: Option<SocketAddr>) 
     }
 }
 
+/// Of a connection that is our own and nobody's whom we stand for.
+pub fn own_header(version: Version) -> Vec<u8> {
+    /// Version 2, command LOCAL, family unspecified, no addresses.
+    const LOCAL: [u8; 4] = [0x20, 0x00, 0, 0];
+    match version {
+        Version::V1 => b"PROXY UNKNOWN\r\n".to_vec(),
+        Version::V2 => [v2::PROTOCOL_PREFIX, &LOCAL].concat(),
+    }
+}
+
 fn header_v2(ends: Option<(SocketAddr, SocketAddr)>) -> Vec<u8> {
     /// Version 2, command PROXY.
     const PROXY: u8 = 0x21;
@@ -243,8 +253,11 @@ mod tests {
 
     #[test]
     fn a_health_check_and_an_unknown_family_name_nobody() {
-        let local = [v2::PROTOCOL_PREFIX, &[0x20, 0x00, 0, 0]].concat();
-        assert_eq!(parse(&local).unwrap(), Some((Header::default(), 16)));
+        for version in [Version::V1, Version::V2] {
+            let ours = own_header(version);
+            let read = Some((Header::default(), ours.len()));
+            assert_eq!(parse(&ours).unwrap(), read);
+        }
         let unknown = b"PROXY UNKNOWN whatever the sender likes\r\n";
         assert_eq!(
             parse(unknown).unwrap(),

@@ -11,8 +11,9 @@ use super::{
     value::{Endpoint, Milter, items},
 };
 use crate::{
-    config::{Config, Frontend},
+    config::{Config, Frontend, UpstreamTls},
     frontends::OnCaptureFailure,
+    message::Protocol,
     net::Address,
     wire::smtp::Role,
 };
@@ -53,28 +54,38 @@ impl FrontEnds {
     pub(super) fn of(config: &Config) -> Self {
         let mut front_ends = Self::default();
         for frontend in &config.frontends {
-            match frontend {
-                Frontend::Milter(milter) => front_ends.milters.push(MilterFrontEnd {
-                    name: milter.name.clone(),
-                    listen: milter.listen.clone(),
-                    on_capture_failure: milter.on_capture_failure,
-                    capture_timeout: milter.limits.capture,
-                }),
-                Frontend::Smtp(smtp) => {
-                    let next_hop = smtp.upstream.as_ref().map(|to| to.address.clone());
-                    front_ends.next_hops.extend(next_hop);
-                    if smtp.role == Role::Filter {
-                        front_ends.filters.push(FilterFrontEnd {
-                            name: smtp.name.clone(),
-                            listen: smtp.listen.clone(),
-                        });
-                    }
-                }
-                // No mail server's business.
-                Frontend::Mailbox(_) => {}
-            }
+            front_ends.add(frontend);
         }
         front_ends
+    }
+
+    fn add(&mut self, frontend: &Frontend) {
+        match frontend {
+            Frontend::Milter(milter) => self.milters.push(MilterFrontEnd {
+                name: milter.name.clone(),
+                listen: milter.listen.clone(),
+                on_capture_failure: milter.on_capture_failure,
+                capture_timeout: milter.limits.capture,
+            }),
+            Frontend::Smtp(smtp) => {
+                let next_hop = smtp.upstream.as_ref().map(|to| to.address.clone());
+                self.next_hops.extend(next_hop);
+                if smtp.role == Role::Filter {
+                    self.filters.push(FilterFrontEnd {
+                        name: smtp.name.clone(),
+                        listen: smtp.listen.clone(),
+                    });
+                }
+            }
+            // No mail server's business.
+            Frontend::Mailbox(_) => {}
+            // If Postfix asks it, it is found to speak SMTP.
+            Frontend::Auto(auto) => {
+                if let Some(Ok(smtp)) = auto.read_as(Protocol::Smtp, UpstreamTls::None) {
+                    self.add(&smtp);
+                }
+            }
+        }
     }
 }
 

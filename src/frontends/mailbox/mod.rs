@@ -18,14 +18,14 @@ mod users;
 pub use options::{MailboxLimits, MailboxOptions, TellMailbox};
 pub use users::{Users, UsersError};
 
-use std::{fmt, net::SocketAddr, sync::Arc, time::SystemTime};
+use std::{fmt, sync::Arc, time::SystemTime};
 
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::warn;
 
 use self::{dialect::Dialect, known::Known};
-use super::{StartError, Tls};
+use super::{Entrance, StartError, Tls};
 use crate::{
     journal::Journal,
     message::UnixMillis,
@@ -50,15 +50,26 @@ struct Mailbox {
     started: UnixMillis,
 }
 
+/// Makes every series exist of a front end that may become one of these.
+pub fn touch_mailbox(metrics: &Metrics, name: &str) {
+    for dialect in [Dialect::Imap, Dialect::Pop3] {
+        touch(metrics, name, dialect);
+    }
+}
+
+fn touch(metrics: &Metrics, name: &str, dialect: Dialect) {
+    let hints = [Hint::Arrival, Hint::Seen, Hint::Unseen].map(Hint::name);
+    metrics.touch_mailbox(name, &hints, dialect.lost_reasons());
+}
+
 /// Listens, and serves until `stop`: then sessions end as soon as nothing is under way in them. They run in `tasks`.
-/// Returns the bound address, none for a unix socket.
 pub async fn start(
     options: MailboxOptions,
     journal: Journal,
     metrics: Arc<Metrics>,
     stop: CancellationToken,
     tasks: TaskTracker,
-) -> Result<Option<SocketAddr>, StartError> {
+) -> Result<Entrance, StartError> {
     let dialect = Dialect::of(options.protocol).ok_or_else(|| StartError::Options {
         name: options.name.clone(),
         why: "a mailbox front end speaks IMAP or POP3",
@@ -71,8 +82,7 @@ pub async fn start(
     })?;
     let local = listener.local();
     metrics.touch_frontend(&options.name);
-    let hints = [Hint::Arrival, Hint::Seen, Hint::Unseen].map(Hint::name);
-    metrics.touch_mailbox(&options.name, &hints, dialect.lost_reasons());
+    touch(&metrics, &options.name, dialect);
     let serve = ServeOptions {
         sessions_max: options.limits.sessions,
         sessions_per_address_max: options.limits.sessions_per_address,
@@ -98,10 +108,11 @@ pub async fn start(
         started: UnixMillis::from_system(SystemTime::now()),
     });
     let sessions = tasks.clone();
-    tasks.spawn(net::serve(
-        listener, serve, implicit, mailbox, stop, sessions,
-    ));
-    Ok(local)
+    let serving = net::serve(listener, serve, implicit, mailbox, stop, sessions);
+    Ok(Entrance {
+        local,
+        listening: tasks.spawn(serving),
+    })
 }
 
 impl Service for Mailbox {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Users;
 use crate::{
-    frontends::{Tls, Upstream},
+    frontends::{Mismatch, Tls, Upstream},
     message::Protocol,
     net::{Address, Networks, SocketFile, proxy_protocol},
 };
@@ -28,6 +28,8 @@ pub struct MailboxOptions {
     pub tell_client: TellMailbox,
     pub tls: Option<Tls>,
     pub limits: MailboxLimits,
+    /// Told where a session finds no server of this protocol, or not with this TLS.
+    pub mismatch: Mismatch,
 }
 
 /// How the server learns of the client, which it cannot see. It must trust us to say so.

@@ -54,7 +54,10 @@ impl Session {
         let default = &self.mailbox.options.upstream.address;
         let Greeted { stream, greeting } = match self.connect(default).await {
             Ok(greeted) => greeted,
-            Err(error) => return self.server_refused(&mut client, &error).await,
+            Err(error) => {
+                self.mailbox.options.mismatch.suspect();
+                return self.server_refused(&mut client, &error).await;
+            }
         };
         let offers_tls = client.tls().is_none() && self.mailbox.options.tls.is_some();
         let watcher = self.mailbox.dialect.watcher(offers_tls);

@@ -235,6 +235,8 @@ pub struct Relay {
     named_bytes: usize,
     /// The code of the next hop's latest reply.
     last_code: u16,
+    /// The next hop knows no hello of this dialect.
+    hello_unknown: bool,
     /// Ours, in the place of an accepting next hop's (protocol `journal`).
     own_reply: Option<Vec<u8>>,
     fate_replies: Vec<u8>,
@@ -277,6 +279,7 @@ impl Relay {
             named: 0,
             named_bytes: 0,
             last_code: 0,
+            hello_unknown: false,
             own_reply: None,
             fate_replies: Vec::new(),
             fate_accepted: false,
@@ -305,6 +308,12 @@ impl Relay {
     /// Write out `to_client`, then close both connections.
     pub fn is_closing(&self) -> bool {
         self.closing
+    }
+
+    /// Has the next hop greeted, and known each hello that the client said? If not, it may speak another protocol, or lack
+    /// the TLS that is asked of it.
+    pub fn is_understood(&self) -> bool {
+        self.barrier != Barrier::Greeting && !self.hello_unknown
     }
 
     /// Is the next hop to say something?

@@ -78,6 +78,7 @@ impl Relay {
                     self.keep_hello(line, reply);
                     self.hello(name, verb, reply);
                 } else {
+                    self.hello_unknown |= matches!(code, 500 | 502);
                     self.to_client.extend_from_slice(reply);
                 }
             }
