@@ -1,5 +1,5 @@
-//! Front ends with protocol "auto" before real servers: what they open as, while a server is not there, when it changes,
-//! and what an operator is shown of it.
+//! Front ends with protocol "auto" before real servers: what they open as, what they do while a server is not there, and
+//! what an operator is shown of it.
 
 use std::{
     fs,
@@ -10,29 +10,30 @@ use std::{
     time::Duration,
 };
 
+use mailtee::net::{ClientAuthority, IdentityFiles, ServerTls, install_provider};
 use serde_json::{Value, json};
 
 use crate::{
     kit::{
-        ImapClient, Mail, MailServer, Mailtee, Peer, Sink, SmtpClient, daemon::Setting, free_port,
-        http, mailbox::Kind, wait_until,
+        ImapClient, Mail, MailServer, Mailtee, Peer, Sink, SmtpClient, TestDir, daemon::Setting,
+        free_port, http, mailbox::Kind, wait_until,
     },
     mailbox_imap::{archive, before},
 };
 
-const SOON: Duration = Duration::from_secs(60);
+pub(crate) const SOON: Duration = Duration::from_secs(60);
 
 /// mailtee before a server that is to be identified; whom it trusts.
-fn auto(upstream: impl ToString, ca: &Path) -> Setting {
+pub(crate) fn auto(upstream: impl ToString, ca: &Path) -> Setting {
     before("auto", upstream).option("upstream_ca_file", format!("{ca:?}"))
 }
 
-fn dovecot(extra: &str) -> MailServer {
+pub(crate) fn dovecot(extra: &str) -> MailServer {
     let setting = Kind::Dovecot.with_users(2).env("EXTRA_CONF", extra);
     MailServer::over(Kind::Dovecot, setting)
 }
 
-fn ca(peer: &Peer) -> &Path {
+pub(crate) fn ca(peer: &Peer) -> &Path {
     Path::new(peer.var("CA"))
 }
 
@@ -55,7 +56,7 @@ fn standing(mailtee: &Mailtee) -> Value {
 
 /// Waits until the front end stands so, and gives what is noted.
 #[track_caller]
-fn wait_for(mailtee: &Mailtee, accepting: bool, kind: &str, note: &str) -> String {
+pub(crate) fn wait_for(mailtee: &Mailtee, accepting: bool, kind: &str, note: &str) -> String {
     let mut last = Value::Null;
     let what = format!("accepting: {accepting}, {kind}, {note}");
     let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
@@ -73,7 +74,7 @@ fn wait_for(mailtee: &Mailtee, accepting: bool, kind: &str, note: &str) -> Strin
 }
 
 /// What a client hears first, however it is said.
-fn greeting(address: SocketAddr) -> Option<String> {
+pub(crate) fn greeting(address: SocketAddr) -> Option<String> {
     let stream = TcpStream::connect(address).ok()?;
     stream
         .set_read_timeout(Some(Duration::from_secs(20)))
@@ -84,7 +85,7 @@ fn greeting(address: SocketAddr) -> Option<String> {
 }
 
 #[track_caller]
-fn wait_for_greeting(mailtee: &Mailtee, start: &str) {
+pub(crate) fn wait_for_greeting(mailtee: &Mailtee, start: &str) {
     wait_until(SOON, start, || {
         let heard = greeting(mailtee.frontend)?;
         heard.starts_with(start).then_some(())
@@ -98,31 +99,31 @@ fn spawned(setting: Setting) -> Mailtee {
     mailtee
 }
 
-fn spawn(mailtee: &mut Mailtee) {
+pub(crate) fn spawn(mailtee: &mut Mailtee) {
     mailtee.spawn();
     wait_until(SOON, "the admin page answers", || {
         http::get(mailtee.admin, "/healthz")
     });
 }
 
-fn readiness(mailtee: &Mailtee) -> (u16, String) {
+pub(crate) fn readiness(mailtee: &Mailtee) -> (u16, String) {
     http::get(mailtee.admin, "/readyz").expect("an answer")
 }
 
-fn accepting(mailtee: &Mailtee) -> f64 {
+pub(crate) fn accepting(mailtee: &Mailtee) -> f64 {
     let labels = [("frontend", "front")];
     mailtee.metrics().value("frontend_accepting", &labels)
 }
 
 /// One message saved, and its copy.
-fn save_one(mailtee: &Mailtee, client: &mut ImapClient, serial: u64) {
+pub(crate) fn save_one(mailtee: &Mailtee, client: &mut ImapClient, serial: u64) {
     let message = Mail::varied(5, serial).bytes;
     let answer = client.append("INBOX", "", &message).expect("it answers");
     assert!(answer.is_ok(), "{}", answer.tagged);
     assert!(archive(mailtee).one_with(&message, "saved").bytes == message);
 }
 
-fn remembered(mailtee: &Mailtee) -> Value {
+pub(crate) fn remembered(mailtee: &Mailtee) -> Value {
     let text = fs::read_to_string(mailtee.data_dir().join("identities.json")).expect("a file");
     serde_json::from_str(&text).expect("JSON")
 }
@@ -311,144 +312,6 @@ fn nothing_is_ready_while_no_front_end_accepts() {
 }
 
 #[test]
-fn a_restart_needs_no_server() {
-    let mut server = dovecot("");
-    let mut mailtee = auto(server.imap(), ca(&server.peer)).start();
-    wait_for(&mailtee, true, "auto: imap, proxy, STARTTLS", "");
-    mailtee.terminate();
-    server.peer.stop();
-    mailtee.start();
-    wait_for(
-        &mailtee,
-        true,
-        "auto: imap, proxy, STARTTLS",
-        "Connection refused",
-    );
-    let heard = greeting(mailtee.frontend).expect("it listens");
-    assert!(heard.starts_with("* BYE"), "{heard}");
-    server.peer.start_again();
-    // It is looked at again by itself.
-    wait_for(&mailtee, true, "auto: imap, proxy, STARTTLS", "");
-    let mut client = ImapClient::logged_in(mailtee.frontend, &server.user(1));
-    save_one(&mailtee, &mut client, 1);
-
-    // What cannot be read is found out again.
-    mailtee.terminate();
-    fs::write(mailtee.data_dir().join("identities.json"), "{").expect("written");
-    mailtee.start();
-    wait_for(&mailtee, true, "auto: imap, proxy, STARTTLS", "");
-    assert!(mailtee.log().contains("they are identified again"));
-    assert_eq!(remembered(&mailtee)["front"]["protocol"], "imap");
-}
-
-#[test]
-fn a_server_that_becomes_another_is_noticed_by_a_session() {
-    let first = dovecot("");
-    let upstream = first.imap();
-    let ca = first.peer.dir().join("trusted.pem");
-    fs::copy(first.ca(), &ca).expect("a file");
-    let mailtee = auto(upstream, &ca).start();
-    wait_for(&mailtee, true, "auto: imap, proxy, STARTTLS", "");
-    let mut old = ImapClient::logged_in(mailtee.frontend, &first.user(1));
-    save_one(&mailtee, &mut old, 1);
-
-    first.peer.stop();
-    let setting = Kind::Dovecot
-        .with_users(1)
-        .env("POP3_PORT", upstream.port());
-    let second = MailServer::over(Kind::Dovecot, setting);
-    fs::copy(second.ca(), &ca).expect("a file");
-    wait_for_greeting(&mailtee, "+OK");
-    wait_for(&mailtee, true, "auto: pop3, proxy, STARTTLS", "");
-    assert_eq!(remembered(&mailtee)["front"]["protocol"], "pop3");
-
-    // From a mailbox server to SMTP, and from there to LMTP, which greets alike.
-    drop(second);
-    let sink = Sink::start();
-    let postfix = Peer::set("postfix")
-        .env("NEXT_HOP", sink.address())
-        .env("SMTP_PORT", upstream.port())
-        .start();
-    fs::copy(postfix.var("CA"), &ca).expect("a file");
-    wait_for_greeting(&mailtee, "220");
-    wait_for(&mailtee, true, "auto: smtp, proxy, STARTTLS", "");
-    let mut client = SmtpClient::greeted(mailtee.frontend).expect("it greets");
-    assert_eq!(client.mail(&Mail::plain(2)).expect("it answers").code, 250);
-    client.quit().expect("it answers");
-    drop(postfix);
-    let setting = Kind::Dovecot
-        .with_users(1)
-        .env("LMTP_PORT", upstream.port());
-    let third = MailServer::over(Kind::Dovecot, setting);
-    fs::copy(third.ca(), &ca).expect("a file");
-    wait_until(SOON, "it takes LHLO", || {
-        let (mut client, _) = SmtpClient::connect(mailtee.frontend).ok()?;
-        client.command("EHLO client.mailtee.test").ok()?;
-        let reply = client.command("LHLO client.mailtee.test").ok()?;
-        reply.is_success().then_some(())
-    });
-    wait_for(&mailtee, true, "auto: lmtp, proxy, STARTTLS", "");
-}
-
-#[test]
-fn tls_that_vanishes_is_missed_until_the_file_says_that_it_may() {
-    let server = dovecot("");
-    let upstream = server.imap();
-    let ca_file = server.peer.dir().join("tls/ca.pem");
-    let mut mailtee = auto(upstream, &ca_file).start();
-    wait_for(&mailtee, true, "auto: imap, proxy, STARTTLS", "");
-    server.peer.stop();
-    let setting = Kind::Dovecot
-        .with_users(2)
-        .env("IMAP_PORT", upstream.port())
-        .env("EXTRA_CONF", "ssl = no");
-    let plain = MailServer::over(Kind::Dovecot, setting);
-    let refused = |mailtee: &Mailtee| {
-        let heard = greeting(mailtee.frontend).unwrap_or_default();
-        assert!(heard.starts_with("* BYE [UNAVAILABLE]"), "{heard:?}");
-        wait_for(
-            mailtee,
-            false,
-            "auto: imap, proxy, STARTTLS",
-            "no going back",
-        );
-        let (status, why) = readiness(mailtee);
-        assert_eq!(status, 503, "{why}");
-        assert!(
-            why.contains("it speaks imap with no TLS: it had STARTTLS"),
-            "{why}"
-        );
-        assert_eq!(accepting(mailtee), 0.0);
-    };
-    refused(&mailtee);
-    // Not after a restart either.
-    mailtee.terminate();
-    spawn(&mut mailtee);
-    wait_for(
-        &mailtee,
-        false,
-        "auto: imap, proxy, STARTTLS",
-        "no going back",
-    );
-    refused(&mailtee);
-    let check = mailtee.command(&["check"]);
-    let told = String::from_utf8_lossy(&check.stdout);
-    assert!(told.contains("no going back to plain text"), "{told}");
-
-    mailtee.terminate();
-    let text = fs::read_to_string(mailtee.config()).expect("the file");
-    let text = text.replace(
-        "protocol = \"auto\"",
-        "protocol = \"auto\"\nupstream_tls = \"none\"",
-    );
-    fs::write(mailtee.config(), text).expect("written");
-    mailtee.start();
-    wait_for(&mailtee, true, "auto: imap, proxy, no TLS", "");
-    let mut client = ImapClient::logged_in(mailtee.frontend, &plain.user(1));
-    save_one(&mailtee, &mut client, 1);
-}
-
-#[test]
 fn a_certificate_that_does_not_verify_keeps_it_closed() {
     let server = dovecot("");
     let other = dovecot("");
@@ -502,6 +365,74 @@ fn what_does_not_fit_the_protocol_found_is_told_when_it_is_found() {
     assert!(!told.contains("frontend.tell_upstream_client"), "{told}");
 }
 
+/// POP3 with TLS from the start, for those alone who show a certificate.
+fn pop3_for_known_clients(dir: &TestDir) -> SocketAddr {
+    let write = |name: &str, text: String| {
+        let path = dir.join(name);
+        fs::write(&path, text).expect("written");
+        path
+    };
+    let make = |name: &str, usage| {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let mut parameters =
+            rcgen::CertificateParams::new(["127.0.0.1".to_owned()]).expect("a name");
+        parameters.extended_key_usages.push(usage);
+        let certificate = parameters.self_signed(&key).expect("a certificate").pem();
+        IdentityFiles {
+            certificate: write(&format!("{name}.pem"), certificate),
+            key: write(&format!("{name}.key"), key.serialize_pem()),
+        }
+    };
+    let server = make("server", rcgen::ExtendedKeyUsagePurpose::ServerAuth);
+    let client = make("client", rcgen::ExtendedKeyUsagePurpose::ClientAuth);
+    let authority = ClientAuthority {
+        ca_file: client.certificate,
+        required: true,
+    };
+    install_provider();
+    let tls = ServerTls::load(server, Some(authority), &[]).expect("an identity");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("its address");
+    thread::spawn(move || {
+        for tcp in listener.incoming().flatten() {
+            let config = tls.config();
+            thread::spawn(move || {
+                let connection = rustls::ServerConnection::new(config).expect("a session");
+                let mut reader = BufReader::new(rustls::StreamOwned::new(connection, tcp));
+                let mut line = String::from("greet me");
+                while !line.is_empty() {
+                    let answer = match line.trim_end() {
+                        "greet me" | "QUIT" => "+OK\r\n",
+                        "CAPA" => "+OK\r\nUSER\r\n.\r\n",
+                        _ => "-ERR\r\n",
+                    };
+                    let sent = reader.get_mut().write_all(answer.as_bytes());
+                    line.clear();
+                    if sent.is_err() || reader.read_line(&mut line).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+#[test]
+fn a_server_that_wants_our_certificate_is_shown_it() {
+    let dir = TestDir::new();
+    let address = pop3_for_known_clients(&dir);
+    let file = |name: &str| format!("{:?}", dir.join(name));
+    let stranger = spawned(auto(address, &dir.join("server.pem")));
+    wait_for(&stranger, false, "auto", "ertificate");
+    let mailtee = auto(address, &dir.join("server.pem"))
+        .option("upstream_certificate", file("client.pem"))
+        .option("upstream_key", file("client.key"))
+        .start();
+    wait_for(&mailtee, true, "auto: pop3, proxy, implicit TLS", "");
+    wait_for_greeting(&mailtee, "+OK");
+}
+
 #[test]
 fn a_server_that_no_front_end_is_for_is_named() {
     let http = TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -523,35 +454,4 @@ fn a_server_that_no_front_end_is_for_is_named() {
         "auto",
         "it speaks http, and there is no front end for that",
     );
-}
-
-#[test]
-fn certificates_are_read_again_by_whatever_it_has_become() {
-    let server = dovecot("");
-    let file = |name: &str| format!("{:?}", server.peer.dir().join("tls").join(name));
-    let mailtee = auto(server.imap(), ca(&server.peer))
-        .option("certificate", file("fullchain.pem"))
-        .option("key", file("key.pem"))
-        .start();
-    wait_for(&mailtee, true, "auto: imap, proxy, STARTTLS", "");
-    let (client, _) = ImapClient::connect(mailtee.frontend).expect("it greets");
-    let (mut client, answer) = client.start_tls(ca(&server.peer)).expect("a handshake");
-    assert!(answer.is_ok(), "{}", answer.tagged);
-    client.login(&server.user(1));
-    fs::write(server.peer.dir().join("tls/key.pem"), "no key").expect("written");
-    mailtee.signal(rustix::process::Signal::HUP);
-    wait_until(SOON, "the reload names it", || {
-        mailtee
-            .log()
-            .contains("reload: the old certificate stays in force")
-            .then_some(())
-    });
-    let mut bad = auto(server.imap(), ca(&server.peer))
-        .option("certificate", file("fullchain.pem"))
-        .option("key", file("key.pem"))
-        .prepare();
-    bad.spawn();
-    wait_until(SOON, "a start with a broken key fails", || {
-        bad.log().contains("private key").then_some(())
-    });
 }

@@ -99,8 +99,11 @@ mod postfix_deploy_check;
 /// `deploy/sendmail`: the fragment in a sendmail.cf that m4 builds, and in a running Sendmail.
 mod sendmail_deploy;
 
-/// Front ends with protocol "auto": what they open as, and what they do when their server is away, or another.
+/// Front ends with protocol "auto": what they open as, and what they do while their server is away.
 mod auto_frontend;
+
+/// The same, when their server becomes another or loses its TLS.
+mod auto_changes;
 
 /// What a domain says of its mail servers, by a real DNS server and at all the places of autoconfiguration.
 mod identify_domain;

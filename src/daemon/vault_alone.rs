@@ -27,10 +27,9 @@ async fn serve(config: &Config, options: &vault::Options) -> Result<(), DaemonEr
     net::install_provider();
     let metrics = Arc::new(Metrics::new());
     let serving = Part::default();
-    let mut identities = Identities::default();
+    let identities = Identities::default();
     let here = Handle::current();
-    let embedded =
-        Embedded::open(options, metrics.clone(), &serving, &mut identities, &here).await?;
+    let embedded = Embedded::open(options, metrics.clone(), &serving, &identities, &here).await?;
     if let Some(admin) = &config.admin {
         let watched = Arc::new(admin::Watched {
             metrics,

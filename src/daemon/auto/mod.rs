@@ -171,8 +171,9 @@ impl Auto {
                 self.become_what_is_there(spoken).await
             }
             Verdict::Unclear(why) => {
-                // Sessions find out for themselves whether it is there.
-                self.trouble(self.open.is_some(), why);
+                // No news: what is open stays so, and sessions find out for themselves whether it is there.
+                let accepting = self.named.standing.load().accepting;
+                self.trouble(accepting, why);
                 Seen::Otherwise
             }
             Verdict::Refused { protocol, why } => {
