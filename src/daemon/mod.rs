@@ -1,9 +1,9 @@
 //! The whole: builds every stage from a configuration, runs them, reloads them, and drains them in the data's order.
 //!
 //! Start: journal, dedup map, vault, forwarding, admin page, and last the front ends, so that nothing is accepted before
-//! everything behind it stands; one whose server is still to be identified opens when it is (`auto`). Drain: front ends stop accepting and let transactions end, forwarding stops leasing and
-//! ends what is in flight, the journal syncs and closes, then vault and admin page go. What a drain does not finish
-//! within its limit is not lost: it is in the journal.
+//! everything behind it stands; one whose server is still to be identified opens when it is (`auto`). Drain: front ends stop
+//! accepting and let transactions end, forwarding stops leasing and ends what is in flight, the journal syncs and closes,
+//! then vault and admin page go. What a drain does not finish within its limit is not lost: it is in the journal.
 
 mod auto;
 mod embedded;
