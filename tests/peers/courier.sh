@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # courier.sh - Courier IMAP + POP3 inside DIR, for protocol quirks (INBOX. prefix, "." separator, no LITERAL+ pre-auth, ...). Needs root.
 # Usage:  [VAR=value...] courier.sh start|stop|status DIR
-# Env:    IMAP_PORT (17143)   POP3_PORT (17110)   USERS (3)  user0001/pass0001 ... and alice/alice   EXTRA_ENV "NAME=value ..." (imapd settings)
+# Env:    IMAP_PORT (17143)   POP3_PORT (17110)   USERS (3)  user0001/pass0001 ... and alice/alice
+#         TLS=1  STARTTLS and STLS, and TLS from the first byte on IMAPS_PORT (17993) and POP3S_PORT (17995)   EXTRA_ENV "NAME=value ..." (imapd settings)
 # /etc/courier and /run/courier are compiled in, so it runs in a mount namespace of its own with DIR bound over them.
 # Extracted from Debian's courier-imap/-pop/-base to $MAILTEE_PEERS_PREFIX/courier (conflicts with dovecot-imapd).
 source "$(dirname "$0")/lib.sh"
@@ -9,6 +10,7 @@ peer_args "$@"; need_root; need unshare makeuserdb
 X=$PEERS_PREFIX/courier/usr; AUTHD=/usr/lib/courier/courier-authlib/authdaemond
 [ -x "$X/lib/courier/courier/imaplogin" ] && [ -x $AUTHD ] || die "Courier not found; run install.sh mailbox"
 IMAP_PORT=${IMAP_PORT:-17143}; POP3_PORT=${POP3_PORT:-17110}; USERS=${USERS:-3}; MAIL_UID=5001
+IMAPS_PORT=${IMAPS_PORT:-17993}; POP3S_PORT=${POP3S_PORT:-17995}
 case $ACTION in
   start)
     already_running; port_free "$IMAP_PORT" "$POP3_PORT"; make_traversable
@@ -35,17 +37,26 @@ export IMAP_KEYWORDS=1 IMAP_ACL=1 IMAP_IDLE_TIMEOUT=60 IMAP_MAILBOX_SANITY_CHECK
 export IMAP_USELOCKS=${IMAP_USELOCKS:-0} IMAP_ENHANCEDIDLE=0 IMAP_TRASHFOLDERNAME=Trash IMAP_EMPTYTRASH=Trash:7 TLS_PROTOCOL= AUTHMODULES=authdaemon MAILDIRPATH=Maildir
 SH
       [ -z "${EXTRA_ENV:-}" ] || echo "export $EXTRA_ENV"
+      if [ "${TLS:-}" = 1 ]; then
+        make_cert "$DIR/tls"
+        echo "export IMAP_STARTTLS=YES POP3_STARTTLS=YES COURIERTLS=$X/bin/couriertls TLS_CERTFILE=$DIR/tls/combined.pem TLS_PROTOCOL=TLS1_2++"
+      fi
       cat <<SH
 i=0; until [ -S /run/courier/authdaemon/socket ] || [ \$i -ge 50 ]; do sleep 0.1; i=\$((i+1)); done
 "$X/sbin/couriertcpd" -address=$LISTEN_ADDR -maxprocs=400 -maxperip=400 -nodnslookup -noidentlookup $IMAP_PORT "$X/lib/courier/courier/imaplogin" "$X/bin/imapd" Maildir & I=\$!
 "$X/sbin/couriertcpd" -address=$LISTEN_ADDR -maxprocs=400 -maxperip=400 -nodnslookup -noidentlookup $POP3_PORT "$X/lib/courier/courier/courierpop3login" "$X/lib/courier/courier/courierpop3d" Maildir & P=\$!
-trap 'kill \$A \$I \$P 2>/dev/null; exit 0' TERM INT
+$(if [ "${TLS:-}" = 1 ]; then cat <<TLS
+"$X/sbin/couriertcpd" -address=$LISTEN_ADDR -maxprocs=400 -maxperip=400 -nodnslookup -noidentlookup $IMAPS_PORT "$X/bin/couriertls" -server -tcpd "$X/lib/courier/courier/imaplogin" "$X/bin/imapd" Maildir & J=\$!
+"$X/sbin/couriertcpd" -address=$LISTEN_ADDR -maxprocs=400 -maxperip=400 -nodnslookup -noidentlookup $POP3S_PORT "$X/bin/couriertls" -server -tcpd "$X/lib/courier/courier/courierpop3login" "$X/lib/courier/courier/courierpop3d" Maildir & Q=\$!
+TLS
+fi)
+trap 'kill \$A \$I \$P \$J \$Q 2>/dev/null; exit 0' TERM INT
 wait
 SH
     } > "$DIR/run.sh"
     spawn courier unshare --mount --propagation private bash "$DIR/run.sh" "$DIR"
     wait_port "$LISTEN_ADDR" "$IMAP_PORT" "$DIR/log/courier.out"; wait_port "$LISTEN_ADDR" "$POP3_PORT" "$DIR/log/courier.out"
-    echo "courier.sh: up"; say_env IMAP="$LISTEN_ADDR:$IMAP_PORT" POP3="$LISTEN_ADDR:$POP3_PORT" MAIL="$DIR/mail" ;;
+    echo "courier.sh: up"; say_env IMAP="$LISTEN_ADDR:$IMAP_PORT" POP3="$LISTEN_ADDR:$POP3_PORT" ${TLS:+IMAPS="$LISTEN_ADDR:$IMAPS_PORT" POP3S="$LISTEN_ADDR:$POP3S_PORT" CA="$DIR/tls/ca.pem"} MAIL="$DIR/mail" ;;
   stop) stop_all; echo "courier.sh: stopped" ;;
   status) status_all ;;
 esac

@@ -2,7 +2,7 @@
 # cyrus.sh - a private Cyrus IMAP 3.6 (IMAP, POP3, LMTP, and JMAP over HTTP), wholly inside DIR. Needs root.
 #
 # Usage:  [VAR=value...] cyrus.sh start|stop|status DIR
-# Env:    PORT_BASE (11100): IMAP=+43 POP3=+10 LMTP=+24 HTTP=+80 (JMAP), HTTPS=+83, IMAPS=+93
+# Env:    PORT_BASE (11100): IMAP=+43 POP3=+10 LMTP=+24 HTTP=+80 (JMAP), HTTPS=+83, IMAPS=+93 POP3S=+95 SIEVE=+90
 #         USERS (3)       user0001 ... password pass0001 ...; also alice/alice; admin cyrus/cyrus (no domain in names)
 #         MUNGE8BIT (no)  yes is Cyrus's own default: 8-bit header bytes are replaced by X, so stored bytes differ
 #         JMAP_MAX_UPLOAD (1048576, in KiB)   EXTRA_IMAPD lines appended to imapd.conf
@@ -17,6 +17,7 @@ LIBEXEC=/usr/lib/cyrus/bin; X=$PEERS_PREFIX/cyrus/usr/lib/cyrus/bin
 B=${PORT_BASE:-11100}
 IMAP_PORT=${IMAP_PORT:-$((B+43))}; POP3_PORT=${POP3_PORT:-$((B+10))}; LMTP_PORT=${LMTP_PORT:-$((B+24))}
 HTTP_PORT=${HTTP_PORT:-$((B+80))}; HTTPS_PORT=${HTTPS_PORT:-$((B+83))}; IMAPS_PORT=${IMAPS_PORT:-$((B+93))}
+POP3S_PORT=${POP3S_PORT:-$((B+95))}; SIEVE_PORT=${SIEVE_PORT:-$((B+90))}
 USERS=${USERS:-3}; JMAP_MAX_UPLOAD=${JMAP_MAX_UPLOAD:-1048576}
 
 configure() {
@@ -84,6 +85,8 @@ SERVICES {
   imap   cmd="$X/imapd $C -U 100" listen="$LISTEN_ADDR:$IMAP_PORT" prefork=0 maxchild=500
   imaps  cmd="$X/imapd $C -s -U 100" listen="$LISTEN_ADDR:$IMAPS_PORT" prefork=0 maxchild=500
   pop3   cmd="$X/pop3d $C -U 100" listen="$LISTEN_ADDR:$POP3_PORT" prefork=0 maxchild=100
+  pop3s  cmd="$X/pop3d $C -s -U 100" listen="$LISTEN_ADDR:$POP3S_PORT" prefork=0 maxchild=100
+  sieve  cmd="$LIBEXEC/timsieved $C" listen="$LISTEN_ADDR:$SIEVE_PORT" prefork=0 maxchild=50
   http   cmd="$LIBEXEC/httpd $C -U 100" listen="$LISTEN_ADDR:$HTTP_PORT" prefork=0 maxchild=100
   https  cmd="$LIBEXEC/httpd $C -s -U 100" listen="$LISTEN_ADDR:$HTTPS_PORT" prefork=0 maxchild=100
   lmtp   cmd="$LIBEXEC/lmtpd $C -a -U 100" listen="$LISTEN_ADDR:$LMTP_PORT" prefork=0 maxchild=50
@@ -118,6 +121,7 @@ case $ACTION in
     done
     echo "cyrus.sh: up"
     say_env IMAP="$LISTEN_ADDR:$IMAP_PORT" IMAPS="$LISTEN_ADDR:$IMAPS_PORT" POP3="$LISTEN_ADDR:$POP3_PORT" LMTP="$LISTEN_ADDR:$LMTP_PORT" \
+      POP3S="$LISTEN_ADDR:$POP3S_PORT" SIEVE="$LISTEN_ADDR:$SIEVE_PORT" HTTP="$LISTEN_ADDR:$HTTP_PORT" HTTPS="$LISTEN_ADDR:$HTTPS_PORT" \
       JMAP="http://$LISTEN_ADDR:$HTTP_PORT/.well-known/jmap" JMAPS="https://localhost:$HTTPS_PORT/.well-known/jmap" \
       JMAP_USER=alice JMAP_PASS=alice CA="$DIR/tls/ca.pem" CYRUS_CONF="$DIR/etc/imapd.conf" ;;
   stop) stop_one master TERM; stop_all; echo "cyrus.sh: stopped" ;;

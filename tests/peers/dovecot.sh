@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# dovecot.sh - a private Dovecot (IMAP IMAPS POP3 POP3S LMTP, auth socket), wholly inside DIR. Needs root.
+# dovecot.sh - a private Dovecot (IMAP POP3 LMTP ManageSieve, each also as TLS from the first byte; auth socket), wholly
+# inside DIR. Needs root.
 #
 # Usage:  [VAR=value...] dovecot.sh start|stop|status DIR
-# Env:    PORT_BASE (10100): IMAP=+43 POP3=+10 IMAPS=+93 POP3S=+95 LMTP=+24 IMAP_HAPROXY=+44 AUTH=+45
-#         IMAP_PORT IMAPS_PORT POP3_PORT POP3S_PORT LMTP_PORT IMAP_HAPROXY_PORT AUTH_PORT override one each
+# Env:    PORT_BASE (10100): IMAP=+43 POP3=+10 IMAPS=+93 POP3S=+95 LMTP=+24 LMTPS=+25 SIEVE=+90 SIEVES=+91 IMAP_HAPROXY=+44
+#         AUTH=+45; IMAP_PORT IMAPS_PORT ... override one each
+#         TLS=1 (default)    STARTTLS and the TLS ports; TLS=0: none of it
 #         USERS (10)         user0001@mailtee.test ... with password pass0001 ...; also alice@mailtee.test/alice
 #         PLAINTEXT=yes      yes: login without TLS is allowed; no: LOGINDISABLED until STARTTLS, for clients whose address differs
 #                    from the server's: Dovecot always trusts its own address, so connect from 127.0.0.2
@@ -19,10 +21,14 @@ peer_args "$@"; need_root; need dovecot doveadm openssl
 B=${PORT_BASE:-10100}
 IMAP_PORT=${IMAP_PORT:-$((B+43))}; POP3_PORT=${POP3_PORT:-$((B+10))}; IMAPS_PORT=${IMAPS_PORT:-$((B+93))}
 POP3S_PORT=${POP3S_PORT:-$((B+95))}; LMTP_PORT=${LMTP_PORT:-$((B+24))}
-IMAP_HAPROXY_PORT=${IMAP_HAPROXY_PORT:-$((B+44))}; AUTH_PORT=${AUTH_PORT:-$((B+45))}
+IMAP_HAPROXY_PORT=${IMAP_HAPROXY_PORT:-$((B+44))}; AUTH_PORT=${AUTH_PORT:-$((B+45))}; LMTPS_PORT=${LMTPS_PORT:-$((B+25))}
+SIEVE_PORT=${SIEVE_PORT:-$((B+90))}; SIEVES_PORT=${SIEVES_PORT:-$((B+91))}; TLS=${TLS:-1}
 USERS=${USERS:-10}; PLAINTEXT=${PLAINTEXT:-yes}; MAX_SESSIONS=${MAX_SESSIONS:-4000}; FSYNC=${FSYNC:-never}
 MAIL_FORMAT=${MAIL_FORMAT:-maildir}
 MAIL_UID=5000   # numeric on purpose: no system account is made
+tls_listener() { # NAME PORT
+  [ "$TLS" != 1 ] || printf 'inet_listener %s {\n    port = %s\n    ssl = yes\n  }\n' "$1" "$2"
+}
 
 configure() {
   mkdir -p "$DIR/etc" "$DIR/run" "$DIR/state" "$DIR/mail"
@@ -38,14 +44,14 @@ state_dir = $DIR/state
 instance_name = peer-${DIR##*/}
 log_path = $DIR/log/dovecot.log
 info_log_path = $DIR/log/dovecot-info.log
-protocols = imap pop3 lmtp
+protocols = imap pop3 lmtp sieve
 listen = $LISTEN_ADDR
 $([ "$PLAINTEXT" = yes ] && echo "login_trusted_networks = 127.0.0.0/8")
 haproxy_trusted_networks = 127.0.0.0/8
 disable_plaintext_auth = $([ "$PLAINTEXT" = yes ] && echo no || echo yes)
 auth_mechanisms = plain login cram-md5 scram-sha-256
 auth_username_format = %Lu
-ssl = $([ "$PLAINTEXT" = yes ] && echo yes || echo required)
+ssl = $(if [ "$TLS" != 1 ]; then echo no; elif [ "$PLAINTEXT" = yes ]; then echo yes; else echo required; fi)
 ssl_cert = <$DIR/tls/fullchain.pem
 ssl_key = <$DIR/tls/key.pem
 mail_location = $MAIL_FORMAT:$DIR/mail/%u/$MAIL_FORMAT
@@ -97,10 +103,7 @@ service imap-login {
   inet_listener imap {
     port = $IMAP_PORT
   }
-  inet_listener imaps {
-    port = $IMAPS_PORT
-    ssl = yes
-  }
+  $(tls_listener imaps "$IMAPS_PORT")
   inet_listener imap_haproxy {
     port = $IMAP_HAPROXY_PORT
     haproxy = yes
@@ -112,10 +115,7 @@ service pop3-login {
   inet_listener pop3 {
     port = $POP3_PORT
   }
-  inet_listener pop3s {
-    port = $POP3S_PORT
-    ssl = yes
-  }
+  $(tls_listener pop3s "$POP3S_PORT")
 }
 service imap {
   process_limit = $MAX_SESSIONS
@@ -127,6 +127,13 @@ service lmtp {
   inet_listener lmtp {
     port = $LMTP_PORT
   }
+  $(tls_listener lmtps "$LMTPS_PORT")
+}
+service managesieve-login {
+  inet_listener sieve {
+    port = $SIEVE_PORT
+  }
+  $(tls_listener sieves "$SIEVES_PORT")
 }
 service auth {
   client_limit = $((MAX_SESSIONS * 2 + 2000))
@@ -158,7 +165,8 @@ case $ACTION in
     wait_port "$LISTEN_ADDR" "$IMAP_PORT" "$DIR/log/dovecot.log"
     echo "dovecot.sh: up, $USERS users (user0001@mailtee.test/pass0001 ...) + alice@mailtee.test/alice"
     say_env IMAP="$LISTEN_ADDR:$IMAP_PORT" IMAPS="$LISTEN_ADDR:$IMAPS_PORT" POP3="$LISTEN_ADDR:$POP3_PORT" \
-      POP3S="$LISTEN_ADDR:$POP3S_PORT" LMTP="$LISTEN_ADDR:$LMTP_PORT" IMAP_HAPROXY="$LISTEN_ADDR:$IMAP_HAPROXY_PORT" \
+      POP3S="$LISTEN_ADDR:$POP3S_PORT" LMTP="$LISTEN_ADDR:$LMTP_PORT" LMTPS="$LISTEN_ADDR:$LMTPS_PORT" \
+      SIEVE="$LISTEN_ADDR:$SIEVE_PORT" SIEVES="$LISTEN_ADDR:$SIEVES_PORT" LMTP_SOCKET="unix:$DIR/run/lmtp" IMAP_HAPROXY="$LISTEN_ADDR:$IMAP_HAPROXY_PORT" \
       AUTH="inet:$LISTEN_ADDR:$AUTH_PORT" USER_PATTERN='user%04d@mailtee.test' PASS_PATTERN='pass%04d' \
       CA="$DIR/tls/ca.pem" DOVECOT_CONF="$DIR/etc/dovecot.conf" MAIL="$DIR/mail" ;;
   stop) stop_all; echo "dovecot.sh: stopped" ;;

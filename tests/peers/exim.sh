@@ -4,22 +4,24 @@
 # Env:    SMTP_PORT (14025)   NEXT_HOP (127.0.0.1:2500)   FILTER=HOST:PORT  like Postfix's content_filter: deliver to FILTER
 #         first, then what comes back on REINJECT_PORT (14026) goes to NEXT_HOP      SHADOW=HOST:PORT  unseen copy (bcc) there
 #         AUTH=USER:PASSWORD  nobody sends before AUTH as that user: PLAIN, LOGIN, CRAM-MD5 (Exim's own authenticators)
+#         TLS=1  STARTTLS, and TLS from the first byte on SMTPS_PORT (14465)
 #         EXTRA_MAIN  lines for the main section
 # Exim has no milter client. Extracted from Debian's exim4-daemon-light to $MAILTEE_PEERS_PREFIX/exim (conflicts with postfix).
 source "$(dirname "$0")/lib.sh"
 peer_args "$@"; need_root
 EXIM=$PEERS_PREFIX/exim/usr/sbin/exim4; [ -x "$EXIM" ] || die "Exim not found; run install.sh mtas"
-SMTP_PORT=${SMTP_PORT:-14025}; REINJECT_PORT=${REINJECT_PORT:-14026}; NEXT_HOP=${NEXT_HOP:-127.0.0.1:2500}
+SMTP_PORT=${SMTP_PORT:-14025}; REINJECT_PORT=${REINJECT_PORT:-14026}; NEXT_HOP=${NEXT_HOP:-127.0.0.1:2500}; SMTPS_PORT=${SMTPS_PORT:-14465}
 case $ACTION in
   start)
     already_running; port_free "$SMTP_PORT"; make_traversable; mkdir -p "$DIR/spool"; chown Debian-exim "$DIR/spool" "$DIR/log"
+    [ "${TLS:-}" != 1 ] || make_cert "$DIR/tls"
     { cat <<CF
 exim_path = $EXIM
 spool_directory = $DIR/spool
 log_file_path = $DIR/log/exim-%slog
 pid_file_path = $DIR/exim.pid
 primary_hostname = exim.mailtee.test
-local_interfaces = $LISTEN_ADDR.$SMTP_PORT${FILTER:+ : $LISTEN_ADDR.$REINJECT_PORT}
+local_interfaces = $LISTEN_ADDR.$SMTP_PORT${TLS:+ : $LISTEN_ADDR.$SMTPS_PORT}${FILTER:+ : $LISTEN_ADDR.$REINJECT_PORT}
 domainlist local_domains =
 hostlist relay_from_hosts = 127.0.0.0/8
 acl_smtp_rcpt = acl_rcpt
@@ -34,7 +36,8 @@ smtp_accept_queue_per_connection = 0
 smtp_accept_max_per_connection = 100000
 queue_run_max = 20
 remote_max_parallel = 8
-tls_advertise_hosts =
+$(if [ "${TLS:-}" = 1 ]; then printf 'tls_advertise_hosts = *\ntls_certificate = %s\ntls_privatekey = %s\ntls_on_connect_ports = %s\n' "$DIR/tls/fullchain.pem" "$DIR/tls/key.pem" "$SMTPS_PORT"
+  else echo 'tls_advertise_hosts ='; fi)
 prdr_enable = true
 chunking_advertise_hosts = *
 ${EXTRA_MAIN:-}
@@ -103,7 +106,7 @@ CF
     chown root:root "$DIR/exim.conf"; chmod 644 "$DIR/exim.conf"
     spawn exim "$EXIM" -C "$DIR/exim.conf" -bdf -q10s
     wait_port "$LISTEN_ADDR" "$SMTP_PORT" "$DIR/log/exim.out"
-    echo "exim.sh: up"; say_env SMTP="$LISTEN_ADDR:$SMTP_PORT" REINJECT="$LISTEN_ADDR:$REINJECT_PORT" NEXT_HOP="$NEXT_HOP" LOG="$DIR/log/exim-mainlog" ;;
+    echo "exim.sh: up"; say_env SMTP="$LISTEN_ADDR:$SMTP_PORT" REINJECT="$LISTEN_ADDR:$REINJECT_PORT" ${TLS:+SMTPS="$LISTEN_ADDR:$SMTPS_PORT" CA="$DIR/tls/ca.pem"} NEXT_HOP="$NEXT_HOP" LOG="$DIR/log/exim-mainlog" ;;
   stop) stop_all; echo "exim.sh: stopped" ;;
   status) status_all ;;
 esac

@@ -23,7 +23,7 @@ want() { local g; for g in "${GROUPS_WANTED[@]}"; do [ "$g" = "$1" ] && return 0
 mkdir -p "$PREFIX"
 
 pkgs=()
-want core       && pkgs+=(postfix dovecot-core dovecot-imapd dovecot-pop3d dovecot-lmtpd opendkim opendkim-tools dnsmasq-base miltertest openssl curl swaks
+want core       && pkgs+=(postfix dovecot-core dovecot-imapd dovecot-pop3d dovecot-lmtpd dovecot-managesieved opendkim opendkim-tools dnsmasq-base miltertest openssl curl swaks
                           libnet-ssleay-perl python3 python3-venv procps ca-certificates systemd strace)
 want monitoring && pkgs+=(prometheus prometheus-alertmanager)
 want link       && pkgs+=(haproxy iproute2)

@@ -20,6 +20,8 @@
 #         SASL_DOVECOT=SOCKET|inet:HOST:PORT  a dovecot auth service: SMTP AUTH on SUBMISSION_PORT
 #         XCLIENT=1  let loopback clients send XCLIENT (nginx mail proxy does) and XFORWARD on SMTP_PORT
 #         PROXY_PROTOCOL=1  expect a haproxy PROXY header on SMTP_PORT
+#         POSTSCREEN=1       postscreen on SMTP_PORT, which keeps every stranger waiting for 6 s; loopback is one
+#         SMTPS_PORT=N       TLS from the first byte on this port too
 #         EXTRA_MAIN 'name=value' lines appended to main.cf
 # Then:   sendmail -C DIR/etc ...   postqueue -c DIR/etc -p   postsuper -c DIR/etc -d ALL   DIR/log/maillog
 source "$(dirname "$0")/lib.sh"
@@ -97,6 +99,10 @@ CF
     printf 'smtpd_authorized_xclient_hosts = 127.0.0.0/8\nsmtpd_authorized_xforward_hosts = 127.0.0.0/8\n' >> "$e/main.cf"
   fi
   if [ "${PROXY_PROTOCOL:-}" = 1 ]; then echo 'smtpd_upstream_proxy_protocol = haproxy' >> "$e/main.cf"; fi
+  if [ "${POSTSCREEN:-}" = 1 ]; then
+    # the cache is of no use here: who has waited once would wait no more
+    printf 'postscreen_access_list =\npostscreen_greet_wait = 6s\npostscreen_cache_map =\n' >> "$e/main.cf"
+  fi
   if [ -n "${SASL_DOVECOT:-}" ]; then
     cat >> "$e/main.cf" <<CF
 smtpd_sasl_type = dovecot
@@ -136,9 +142,13 @@ $LISTEN_ADDR:$SMTP_PORT inet n - n - $FILTER_CONCURRENCY smtpd
   -o smtpd_proxy_timeout=100s
 CF
       [ "${SPEED_ADJUST:-}" = 1 ] && echo "  -o smtpd_proxy_options=speed_adjust"
+    elif [ "${POSTSCREEN:-}" = 1 ]; then
+      echo "$LISTEN_ADDR:$SMTP_PORT inet n - n - 1 postscreen"
+      printf '%s\n' 'smtpd pass - - n - - smtpd' 'dnsblog unix - - n - 0 dnsblog' 'tlsproxy unix - - n - 0 tlsproxy'
     else
       echo "$LISTEN_ADDR:$SMTP_PORT inet n - n - - smtpd"
     fi
+    [ -z "${SMTPS_PORT:-}" ] || printf '%s\n' "$LISTEN_ADDR:$SMTPS_PORT inet n - n - - smtpd" '  -o smtpd_tls_wrappermode=yes'
     if [ -n "${SASL_DOVECOT:-}" ]; then
       cat <<CF
 $LISTEN_ADDR:$SUBMISSION_PORT inet n - n - - smtpd
@@ -210,7 +220,7 @@ case $ACTION in
     echo "postfix.sh: $MODE instance up"
     say_env MODE="$MODE" SMTP="$LISTEN_ADDR:$SMTP_PORT" REINJECT="$LISTEN_ADDR:$REINJECT_PORT" NEXT_HOP="$NEXT_HOP" \
       FILTER="$FILTER" MAIL_CONFIG="$DIR/etc" MAILLOG="$DIR/log/maillog" CA="$DIR/tls/ca.pem" \
-      ${SASL_DOVECOT:+SUBMISSION="$LISTEN_ADDR:$SUBMISSION_PORT"} ;;
+      ${SMTPS_PORT:+SMTPS="$LISTEN_ADDR:$SMTPS_PORT"} ${SASL_DOVECOT:+SUBMISSION="$LISTEN_ADDR:$SUBMISSION_PORT"} ;;
   stop)
     if alive master; then postfix -c "$DIR/etc" stop >>"$DIR/log/postfix.out" 2>&1 || true; stop_one master; fi
     rm -f "$DIR/pids/master.pid"
