@@ -32,6 +32,9 @@ mod vault_kit;
 /// A domain with its DNS server and its web servers.
 mod domain_rig;
 
+/// Every server that `mailtee identify` is shown.
+mod identify_rig;
+
 // The tree itself.
 
 /// The map of lib.rs, held: imports, purity, length, names.
@@ -104,6 +107,9 @@ mod auto_frontend;
 
 /// The same, when their server becomes another or loses its TLS.
 mod auto_changes;
+
+/// Every server there is, before `mailtee identify`: named right, each within 12 s, most within 1 s.
+mod identify_servers;
 
 /// What a domain says of its mail servers, by a real DNS server and at all the places of autoconfiguration.
 mod identify_domain;

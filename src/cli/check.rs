@@ -1,10 +1,12 @@
 //! `mailtee check`: everything that would go wrong at the start, before it does.
 
+mod next_hop;
+
 use std::{io, path::Path, sync::Arc, time::Duration};
 
 use clap::Args;
 use serde::Serialize;
-use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
+use tokio::{net::TcpStream, time::timeout};
 
 use super::{
     ConfigFile, Format, Verdict,
@@ -13,10 +15,10 @@ use super::{
     postfix::PostfixCheck,
 };
 use crate::{
-    config::{AutoFrontend, Config, ConfigError, Frontend, Upstream, UpstreamTls},
+    config::{AutoFrontend, Config, ConfigError, Frontend},
     daemon,
     metrics::Metrics,
-    net::{self, Address, ClientTls, SocketFile, Stream},
+    net::{self, Address, SocketFile},
 };
 
 /// How long a next hop or a target may take to answer.
@@ -108,7 +110,10 @@ impl Check {
             Ok(()),
         )];
         if !self.offline {
-            super::small_runtime()?.block_on(look(&config, &mut findings));
+            let runtime = super::small_runtime()?;
+            runtime.block_on(look(&config, &mut findings));
+            // The system may still be looking for a name whose time is over.
+            runtime.shutdown_background();
         }
         self.postfix.look(&config, &mut findings);
         output::rows(self.format, &findings)?;
@@ -148,7 +153,9 @@ async fn look(config: &Config, findings: &mut Vec<Finding>) {
             frontend.name(),
             upstream.address
         );
-        findings.push(Finding::new(what, next_hop(upstream).await));
+        if let Some(result) = next_hop::look(frontend, PATIENCE).await {
+            findings.push(Finding::new(what, result));
+        }
     }
     let metrics = Arc::new(Metrics::new());
     for target in daemon::configured_targets(config) {
@@ -205,29 +212,6 @@ async fn identified(auto: &AutoFrontend, data_dir: &Path) -> Finding {
     match daemon::check_auto(auto, data_dir).await {
         Ok(found) => Finding::noted(what, format!("protocol \"auto\" finds {found}")),
         Err(why) => Finding::new(what, Err(why)),
-    }
-}
-
-/// Connects, greets nobody, and listens for what the next hop says first.
-async fn next_hop(upstream: &Upstream) -> Result<(), String> {
-    let mut stream = upstream
-        .address
-        .connect(PATIENCE)
-        .await
-        .map(Stream::from)
-        .map_err(|error| error.to_string())?;
-    if upstream.tls == UpstreamTls::Implicit {
-        let tls = ClientTls::load(upstream.files.clone(), &[]).map_err(|e| e.to_string())?;
-        stream = patiently(stream.connect_tls(&tls, &upstream.tls_name)).await?;
-    }
-    let mut greeting = [0; 3];
-    patiently(stream.read_exact(&mut greeting)).await?;
-    match &greeting {
-        b"220" => Ok(()),
-        other => Err(format!(
-            "it greets with {:?}, not 220",
-            String::from_utf8_lossy(other)
-        )),
     }
 }
 

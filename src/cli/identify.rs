@@ -14,7 +14,7 @@ use super::{
     output::{self, printable},
 };
 use crate::{
-    identify::{Capabilities, Certificate, Identity, Kind, TlsMode},
+    identify::{self, Capabilities, Certificate, Identity, Kind, TlsMode},
     net::{self, Address},
 };
 
@@ -56,8 +56,15 @@ impl Identify {
     pub(super) fn run(self) -> anyhow::Result<Verdict> {
         net::install_provider();
         let runtime = super::small_runtime()?;
+        let verdict = self.ask(&runtime);
+        // The system may still be looking for a name whose time is over; nobody waits for that.
+        runtime.shutdown_background();
+        verdict
+    }
+
+    fn ask(&self, runtime: &tokio::runtime::Runtime) -> anyhow::Result<Verdict> {
         if let Ok(address) = self.server.parse() {
-            return self.servers(&runtime, &[address]);
+            return self.servers(runtime, &[address]);
         }
         let is_name = |text: &str| {
             let fits = |c: char| c.is_alphanumeric() || "-._".contains(c);
@@ -77,7 +84,7 @@ impl Identify {
         );
         match domain::may_be_domain(bare) {
             true => runtime.block_on(self.domain(bare, None, true)),
-            false => self.servers(&runtime, &usual(bare)),
+            false => self.servers(runtime, &usual(bare)),
         }
     }
 
@@ -151,7 +158,10 @@ impl Identify {
             return Some((listen, block));
         }
         block.push_str(&format!("upstream_tls = \"{}\"\n", identity.tls.name()));
-        if let Some(name) = &self.tls_name {
+        // A path has no name of its own: the one it was held against.
+        let is_path = matches!(identity.address.parse(), Ok(Address::Unix(_)));
+        let name = self.tls_name.as_deref();
+        if let Some(name) = name.or(is_path.then_some(identify::NAMELESS)) {
             block.push_str(&format!("upstream_tls_name = {}\n", quoted(name)));
         }
         if let Some(file) = &self.ca_file {
@@ -164,7 +174,7 @@ impl Identify {
         }
         let why = match &identity.certificate {
             // No way back to plain text: the front end wants what the server promised.
-            None => Some("its TLS handshake fails".to_owned()),
+            None => Some("it offers TLS and fails at it".to_owned()),
             Some(certificate) => certificate
                 .why_not
                 .as_ref()

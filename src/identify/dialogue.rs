@@ -82,6 +82,13 @@ impl Dialogue<'_> {
         self.found.certificate.is_some()
     }
 
+    /// The server offers TLS, and does not begin with it. It was promised: whoever needs it may not go without.
+    fn refuses_tls(&mut self, told: &str) {
+        self.found.tls = TlsMode::StartTls;
+        self.found
+            .saw(format!("it offers TLS, and refuses it: {told}"));
+    }
+
     /// The server has agreed to TLS: carries it through.
     async fn secure(mut self) -> Result<Self, Trouble> {
         self.found.tls = TlsMode::StartTls;

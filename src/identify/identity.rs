@@ -10,6 +10,9 @@ const TEXT_CHARS_MAX: usize = 200;
 /// Pieces of evidence; a greeting may have many lines.
 const EVIDENCE_MAX: usize = 32;
 
+/// Keywords, and mechanisms, that are told: the largest servers have some eighty.
+const KEYWORDS_MAX: usize = 256;
+
 /// What a server speaks, as far as it told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -65,7 +68,7 @@ impl Kind {
 #[serde(rename_all = "lowercase")]
 pub enum TlsMode {
     None,
-    /// STARTTLS or STLS, carried through.
+    /// STARTTLS or STLS. Without a certificate beside it the server offers TLS and fails at it.
     StartTls,
     /// Before the first word.
     Implicit,
@@ -196,13 +199,15 @@ impl Identity {
     }
 
     pub(super) fn saw(&mut self, evidence: impl Into<String>) {
-        if self.evidence.len() < EVIDENCE_MAX {
-            self.evidence.push(printable(evidence.into().as_bytes()));
-        }
+        // How it ended matters more than what came just before.
+        self.evidence.truncate(EVIDENCE_MAX - 1);
+        self.evidence.push(printable(evidence.into().as_bytes()));
     }
 
     /// What it says it can do, now that TLS is in force, or is not yet. Cut where it says too much.
     pub(super) fn can(&mut self, mut capabilities: Capabilities) {
+        capabilities.all.truncate(KEYWORDS_MAX);
+        capabilities.auth.truncate(KEYWORDS_MAX);
         for text in capabilities.all.iter_mut().chain(&mut capabilities.auth) {
             *text = printable(text.as_bytes());
         }
@@ -239,6 +244,21 @@ pub(super) fn printable(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_that_can_do_too_much_is_cut_short() {
+        let many: Vec<String> = (0..30_000).map(|it| format!("X{it}\x1b")).collect();
+        let mut found = Identity::new("mail.example.org:143".to_owned());
+        found.can(Capabilities {
+            all: many.clone(),
+            auth: many,
+            size: None,
+        });
+        let told = found.plain.unwrap();
+        let kept = (told.all.len(), told.auth.len());
+        assert_eq!(kept, (KEYWORDS_MAX, KEYWORDS_MAX));
+        assert_eq!(told.all[0], "X0\u{fffd}");
+    }
 
     #[test]
     fn evidence_is_short_and_moves_no_cursor() {

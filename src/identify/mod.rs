@@ -26,6 +26,9 @@ pub use identity::{Capabilities, Certificate, Identity, JmapSession, Kind, TlsMo
 
 use crate::net::{Address, ClientTlsFiles, IdentityFiles, TlsError, proxy_protocol};
 
+/// The name that the certificate must be for at a unix socket, where no other is given.
+pub const NAMELESS: &str = "localhost";
+
 /// How a server is looked at.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
@@ -42,7 +45,7 @@ pub struct Options {
 /// Looks at one server; takes twelve seconds at most. An error means that the options do not stand.
 pub async fn identify(address: &Address, options: &Options) -> Result<Identity, TlsError> {
     let name = options.tls_name.as_deref();
-    let name = name.or(address.host()).unwrap_or("localhost");
+    let name = name.or(address.host()).unwrap_or(NAMELESS);
     let files = ClientTlsFiles {
         ca_file: options.ca_file.clone(),
         identity: options.identity.clone(),

@@ -1,12 +1,15 @@
 //! The order of a probe: listen first; where nothing is said, TLS on a new connection, then HTTP, then a milter's terms.
 //!
-//! Listening goes on beside the questions, for who greets late. On the ports of mail exchange nothing is asked before the
+//! Listening goes on beside the questions, for who greets late; who hangs up is asked at once. On the ports of mail exchange nothing is asked before the
 //! listening has ended: there a client that speaks first is taken for a spammer's, and the first question is TLS alone.
 //! Once anything was heard, nothing more is asked on other connections. Everything ends within [`WHOLE`].
 
 use std::{io, time::Duration};
 
-use tokio::time::{Instant, sleep_until};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep_until},
+};
 
 use super::{
     dial::Dial,
@@ -26,7 +29,10 @@ const GREETING: Duration = Duration::from_secs(10);
 const WHOLE: Duration = Duration::from_millis(11_700);
 
 /// Silence after which a question is asked on a connection of its own.
-const SILENCE: Duration = Duration::from_secs(1);
+const SILENCE: Duration = Duration::from_millis(700);
+
+/// The same under TLS: who greets there has had the time of a handshake.
+const SILENCE_SECURED: Duration = Duration::from_millis(300);
 
 /// One question beside the listening.
 const QUESTION: Duration = Duration::from_secs(3);
@@ -93,8 +99,9 @@ impl Probe<'_> {
     /// Waits for a voice, and asks beside it. `secured`: the connection is under TLS already.
     async fn listen(&self, mut talk: Talk, secured: bool, found: &mut Identity) -> Answered {
         let mut notes = Vec::new();
+        let hung_up = Notify::new();
         let (answered, deaf) = {
-            let asking = self.ask(secured, &mut notes);
+            let asking = self.ask(secured, &hung_up, &mut notes);
             tokio::pin!(asking);
             let first = tokio::select! {
                 biased;
@@ -103,7 +110,10 @@ impl Probe<'_> {
             };
             match first {
                 Err(Ok(())) => return Answered::Voice(talk),
-                Err(Err(deaf)) => (asking.await, deaf),
+                Err(Err(deaf)) => {
+                    hung_up.notify_one();
+                    (asking.await, deaf)
+                }
                 Ok(Answered::Nothing) => match talk.more().await {
                     Ok(()) => return Answered::Voice(talk),
                     Err(deaf) => (Answered::Nothing, deaf),
@@ -125,19 +135,22 @@ impl Probe<'_> {
     }
 
     /// The questions, one after the other.
-    async fn ask(&self, secured: bool, notes: &mut Vec<String>) -> Answered {
+    async fn ask(&self, secured: bool, hung_up: &Notify, notes: &mut Vec<String>) -> Answered {
         let patient = self.is_on(EXCHANGE_PORTS);
-        let (hint, wait) = if secured {
-            (HTTP_PORTS, Instant::now())
+        let (hint, silence) = if secured {
+            (HTTP_PORTS, SILENCE_SECURED)
         } else {
-            (ASKED_PORTS, self.begun)
+            (ASKED_PORTS, SILENCE)
         };
         let start = match (patient, self.is_on(hint)) {
             (true, _) => self.greeting_end(),
-            (false, true) => wait,
-            (false, false) => wait + SILENCE,
+            (false, true) => Instant::now(),
+            (false, false) => Instant::now() + silence,
         };
-        sleep_until(start).await;
+        tokio::select! {
+            () = sleep_until(start) => {}
+            () = hung_up.notified() => {}
+        }
         let mut hangs_up = true;
         if !secured {
             match self.ask_tls().await {
@@ -164,6 +177,9 @@ impl Probe<'_> {
             && let Ok(terms) = milter::negotiate(self.dial, self.soon()).await
         {
             return Answered::Milter(terms);
+        }
+        if hangs_up {
+            notes.push("it hangs up whatever it is asked: does it want a PROXY header?".to_owned());
         }
         Answered::Nothing
     }

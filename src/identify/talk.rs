@@ -29,7 +29,7 @@ pub(super) enum Trouble {
     Closed,
     #[error("no answer in time")]
     Late,
-    #[error("more than {} KiB, and no end", BYTES_MAX >> 10)]
+    #[error("more than {} KiB or {LINES_MAX} lines, and no end", BYTES_MAX >> 10)]
     TooMuch,
     #[error("{0}")]
     Broken(String),

@@ -16,7 +16,10 @@ use rustls::{
 };
 use tokio_rustls::TlsConnector;
 
-use super::{certificate, identity::Certificate};
+use super::{
+    certificate,
+    identity::{Certificate, printable},
+};
 use crate::net::{
     ClientTls, ClientTlsFiles, Socket, Stream, TlsError, server_verifier, tls_provider,
 };
@@ -63,7 +66,8 @@ pub(super) async fn handshake(socket: Socket, trust: &Trust) -> io::Result<(Stre
     let stream = Stream::Client(Box::new(stream));
     let (leaf, verdict) = witness.seen.lock().take().unwrap_or_default();
     let mut certificate = certificate::read(&leaf);
-    certificate.why_not = verdict;
+    // It quotes the names that the certificate is for.
+    certificate.why_not = verdict.map(|why| printable(why.as_bytes()));
     certificate.verifies = certificate.why_not.is_none();
     certificate.tls = stream.tls().map(|facts| facts.version);
     Ok((stream, certificate))

@@ -25,6 +25,9 @@ const PORTS: &[(&str, &[&str])] = &[
             "POP3_PORT",
             "POP3S_PORT",
             "LMTP_PORT",
+            "LMTPS_PORT",
+            "SIEVE_PORT",
+            "SIEVES_PORT",
             "IMAP_HAPROXY_PORT",
             "AUTH_PORT",
         ],
@@ -35,12 +38,17 @@ const PORTS: &[(&str, &[&str])] = &[
             "IMAP_PORT",
             "IMAPS_PORT",
             "POP3_PORT",
+            "POP3S_PORT",
             "LMTP_PORT",
+            "SIEVE_PORT",
             "HTTP_PORT",
             "HTTPS_PORT",
         ],
     ),
-    ("courier", &["IMAP_PORT", "POP3_PORT"]),
+    (
+        "courier",
+        &["IMAP_PORT", "IMAPS_PORT", "POP3_PORT", "POP3S_PORT"],
+    ),
     (
         "nginx-mail",
         &[
@@ -49,13 +57,14 @@ const PORTS: &[(&str, &[&str])] = &[
             "POP3_PORT",
             "SMTP_PORT",
             "AUTH_PORT",
+            "HTTPS_PORT",
         ],
     ),
     ("perdition", &["IMAP_PORT", "POP3_PORT"]),
     ("opendkim", &["PORT"]),
-    ("exim", &["SMTP_PORT", "REINJECT_PORT"]),
+    ("exim", &["SMTP_PORT", "SMTPS_PORT", "REINJECT_PORT"]),
     ("opensmtpd", &["SMTP_PORT"]),
-    ("sendmail", &["SMTP_PORT"]),
+    ("sendmail", &["SMTP_PORT", "SMTPS_PORT"]),
     ("haproxy", &[]),
     ("prometheus", &["PORT", "AM_PORT"]),
     ("netem", &[]),
@@ -95,9 +104,13 @@ impl Peer {
 
     /// What the script wrote into `connect.env`: addresses, files, credentials.
     pub fn var(&self, name: &str) -> &str {
-        self.told
-            .get(name)
+        self.told(name)
             .unwrap_or_else(|| panic!("{} told no {name}", self.script.display()))
+    }
+
+    /// The same, where it may have written none.
+    pub fn told(&self, name: &str) -> Option<&str> {
+        self.told.get(name).map(String::as_str)
     }
 
     /// A variable of `connect.env` that is an address.

@@ -10,6 +10,8 @@ struct Answer {
     /// Untagged responses, without their `* `.
     untagged: Vec<String>,
     well: bool,
+    /// The tagged line, without its tag.
+    told: String,
 }
 
 pub(super) async fn hold(mut dialogue: Dialogue<'_>) -> Result<(), Trouble> {
@@ -37,14 +39,15 @@ pub(super) async fn hold(mut dialogue: Dialogue<'_>) -> Result<(), Trouble> {
         dialogue.found.saw("NAMESPACE: told after a login only");
     }
     if !dialogue.under_tls() && has(&plain, "STARTTLS") {
-        if ask(&mut dialogue, "STARTTLS").await?.well {
+        let agreed = ask(&mut dialogue, "STARTTLS").await?;
+        if agreed.well {
             dialogue = dialogue.secure().await?;
             let secured = capabilities(&mut dialogue).await?;
             if !has_introduced && has(&secured, "ID") {
                 introduce(&mut dialogue).await?;
             }
         } else {
-            dialogue.found.saw("STARTTLS: offered, and refused");
+            dialogue.refuses_tls(&agreed.told);
         }
     }
     dialogue.found.is_settled = true;
@@ -107,7 +110,12 @@ async fn ask(dialogue: &mut Dialogue<'_>, command: &str) -> Result<Answer, Troub
             let well = result
                 .get(..2)
                 .is_some_and(|it| it.eq_ignore_ascii_case("OK"));
-            return Ok(Answer { untagged, well });
+            let told = result.to_owned();
+            return Ok(Answer {
+                untagged,
+                well,
+                told,
+            });
         }
         // A status is free text and carries no literal, whatever its end looks like.
         let is_status = ["* OK", "* NO", "* BAD", "* BYE", "* PREAUTH"]
@@ -118,7 +126,9 @@ async fn ask(dialogue: &mut Dialogue<'_>, command: &str) -> Result<Answer, Troub
             });
         while let Some(length) = (!is_status).then(|| literal(&line)).flatten() {
             let bytes = dialogue.talk.exactly(length).await?;
-            line.push_str(&String::from_utf8_lossy(&bytes));
+            line.truncate(line.rfind('{').unwrap_or_default());
+            // Told as the quoted string that it could have been.
+            line.push_str(&format!("\"{}\"", String::from_utf8_lossy(&bytes)));
             line.push_str(&dialogue.talk.line().await?);
         }
         if let Some(response) = line.strip_prefix("* ") {

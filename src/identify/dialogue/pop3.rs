@@ -22,7 +22,7 @@ pub(super) async fn hold(mut dialogue: Dialogue<'_>) -> Result<(), Trouble> {
             dialogue = dialogue.secure().await?;
             capabilities(&mut dialogue).await?;
         } else {
-            dialogue.found.saw(format!("STLS: {line}"));
+            dialogue.refuses_tls(&line);
         }
     }
     dialogue.found.is_settled = true;

@@ -13,7 +13,7 @@ pub(super) async fn hold(mut dialogue: Dialogue<'_>) -> Result<(), Trouble> {
             dialogue = dialogue.secure().await?;
             capabilities(&mut dialogue).await?;
         } else {
-            dialogue.found.saw(format!("STARTTLS: {line}"));
+            dialogue.refuses_tls(&line);
         }
     }
     dialogue.talk.leave("LOGOUT").await;
@@ -41,7 +41,8 @@ async fn capabilities(dialogue: &mut Dialogue<'_>) -> Result<bool, Trouble> {
         while let Some(length) = literal(&line) {
             let bytes = dialogue.talk.exactly(length).await?;
             let rest = dialogue.talk.line().await?;
-            line = format!("{}{rest}", String::from_utf8_lossy(&bytes));
+            let before = &line[..line.rfind('{').unwrap_or_default()];
+            line = format!("{before}{}{rest}", String::from_utf8_lossy(&bytes));
         }
         all.push(line.replace('"', ""));
     }

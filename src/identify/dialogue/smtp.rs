@@ -42,9 +42,7 @@ pub(super) async fn hold(mut dialogue: Dialogue<'_>) -> Result<(), Trouble> {
             }
         } else {
             let line = agreed.lines.first().cloned().unwrap_or_default();
-            dialogue
-                .found
-                .saw(format!("STARTTLS: {} {line}", agreed.code));
+            dialogue.refuses_tls(&format!("{} {line}", agreed.code));
         }
     }
     dialogue.found.is_settled = true;
@@ -59,8 +57,11 @@ async fn greeting(dialogue: &mut Dialogue<'_>) -> Result<Reply, Trouble> {
         let line = dialogue.greeting(Kind::Smtp).await?;
         let (code, last, text) = parts(&line)?;
         lines.push(text);
-        if last || lines.len() == LINES_MAX {
+        if last {
             return Ok(Reply { code, lines });
+        }
+        if lines.len() == LINES_MAX {
+            return Err(Trouble::TooMuch);
         }
     }
 }

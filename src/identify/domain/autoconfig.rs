@@ -9,7 +9,7 @@ use quick_xml::{
 use reqwest::Url;
 
 use super::{Candidate, Source};
-use crate::identify::identity::{Kind, TlsMode};
+use crate::identify::identity::{Kind, TlsMode, printable};
 
 const DEPTH_MAX: usize = 32;
 const SERVERS_MAX: usize = 32;
@@ -75,7 +75,7 @@ impl Server {
                     _ => None,
                 }
             }
-            "username" => self.user = Some(value.to_owned()),
+            "username" => self.user = Some(printable(value.as_bytes())),
             "url" => self.url = Some(value.to_owned()),
             _ => {}
         }
@@ -88,6 +88,7 @@ impl Server {
             self.tls = (url.scheme() == "https").then_some(TlsMode::Implicit);
             self.host = url.host_str()?.to_owned();
             self.port = url.port_or_known_default()?;
+            self.url = Some(url.into());
         }
         (super::is_host(&self.host) && self.port != 0).then_some(self)
     }
@@ -250,6 +251,18 @@ mod tests {
         assert_eq!(kept(&odd), [Kind::Imap, Kind::Jmap]);
         let http = USUAL.replace("https:", "http:");
         assert_eq!(kept(&http), [Kind::Imap, Kind::Smtp]);
+    }
+
+    #[test]
+    fn what_stands_in_a_document_moves_no_cursor() {
+        let text = USUAL
+            .replace("%EMAILLOCALPART%", "ada&#x9b;2J&#27;]0;")
+            .replace("org/session", "org/a&#x9b;\tb");
+        let servers = read(&text, "example.org", None).unwrap();
+        let user = servers[0].user.as_deref();
+        assert_eq!(user, Some("ada\u{fffd}2J\u{fffd}]0;"));
+        let url = servers[2].url.as_deref();
+        assert_eq!(url, Some("https://jmap.example.org/a%C2%9Bb"));
     }
 
     #[test]

@@ -78,7 +78,7 @@ impl Candidate {
             return Some(format!("named with TLS {named}, found {found}"));
         }
         let Some(certificate) = &found.certificate else {
-            return Some("its TLS handshake fails".to_owned());
+            return Some("it offers TLS and fails at it".to_owned());
         };
         let why = certificate.why_not.as_ref()?;
         Some(format!("its certificate does not verify: {why}"))
