@@ -236,7 +236,7 @@ pub(crate) fn serve(
     address
 }
 
-fn loopback() -> TcpListener {
+pub(crate) fn loopback() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").expect("a port")
 }
 

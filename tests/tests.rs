@@ -111,6 +111,12 @@ mod auto_changes;
 /// Every server there is, before `mailtee identify`: named right, each within 12 s, most within 1 s.
 mod identify_servers;
 
+/// Servers that mean harm to `mailtee identify`: it ends, tells nothing that a terminal obeys, hands nothing over.
+mod identify_hostile;
+
+/// `mailtee check` at next hops that are right, and at such as are wrong in each way.
+mod check_next_hop;
+
 /// What a domain says of its mail servers, by a real DNS server and at all the places of autoconfiguration.
 mod identify_domain;
 
