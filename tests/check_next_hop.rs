@@ -204,14 +204,14 @@ fn a_next_hop_is_held_against_its_front_end() {
             ("lmtp", smtp().1),
             None,
             "",
-            Err("it refuses LHLO: 502"),
+            Err("it refuses LHLO: 500"),
         ),
         case(
             "lmtp-is-smtp-starttls",
             ("lmtp", smtp().1),
             by_postfix("starttls"),
             "",
-            Err("it refuses LHLO: 502"),
+            Err("it refuses LHLO: 500"),
         ),
         // No TLS where there is to be TLS.
         case(

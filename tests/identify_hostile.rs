@@ -209,12 +209,10 @@ fn is_harmless(heard: &[u8]) -> bool {
         if path.is_some_and(|it| it.bytes().all(|b| b.is_ascii_graphic())) {
             return true;
         }
-        let rest = |says: &&&str| line.strip_prefix(**says);
-        let known = SAYS.iter().find(|it| rest(it).is_some());
-        known.is_some_and(|it| {
-            let rest = rest(&it).unwrap_or_default();
-            let is_number = rest.chars().all(|c| c.is_ascii_digit() || c == '.');
-            is_number && rest.len() < 12
+        SAYS.iter().any(|says| {
+            let rest = line.strip_prefix(says);
+            let is_number = |it: &str| it.chars().all(|c| c.is_ascii_digit() || c == '.');
+            rest.is_some_and(|it| it.len() < 12 && is_number(it))
         })
     })
 }

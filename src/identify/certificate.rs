@@ -77,6 +77,24 @@ mod tests {
     }
 
     #[test]
+    fn a_spoiled_certificate_is_read_or_not_and_nothing_breaks() {
+        let names = ["mail.example.org".to_owned(), "192.0.2.1".to_owned()];
+        let key = rcgen::KeyPair::generate().unwrap();
+        let made = rcgen::CertificateParams::new(names).unwrap();
+        let whole = made.self_signed(&key).unwrap().der().to_vec();
+        for at in 0..whole.len() {
+            read(&whole[..at]);
+            for byte in [0, 1, 0x1b, 0x30, 0x7f, 0x80, 0x84, 0xff] {
+                let mut spoiled = whole.clone();
+                spoiled[at] = byte;
+                let read = read(&spoiled);
+                let mut texts = read.names.iter().chain([&read.subject, &read.issuer]);
+                assert!(texts.all(|it| !it.contains(char::is_control)), "{read:?}");
+            }
+        }
+    }
+
+    #[test]
     fn no_certificate_is_an_empty_one() {
         assert_eq!(read(b"\x30\x82\xff\xff"), Certificate::default());
         assert_eq!(read(b""), Certificate::default());

@@ -2,7 +2,7 @@
 # install.sh - installs every mail peer that these scripts use (Debian 12, root), starting none; quick when all is there.
 #
 # Usage:  install.sh [GROUP...]      (default: all groups)
-#   core        postfix dovecot opendkim dnsmasq miltertest openssl curl swaks python3 systemd  what most tests need
+#   core        postfix dovecot (ManageSieve too) opendkim dnsmasq miltertest openssl curl swaks python3 systemd  what most tests need
 #   monitoring  prometheus prometheus-alertmanager
 #   link        haproxy iproute2                                           benchmarks, the slow link
 #   browser     chromium                                                   screenshots of the pages

@@ -238,6 +238,43 @@ mod tests {
     }
 
     #[test]
+    fn a_spoiled_document_is_read_or_not_and_nothing_breaks() {
+        for (at, _) in USUAL.char_indices() {
+            let _ = read(&USUAL[..at], "example.org", None);
+            for text in [
+                "<",
+                ">",
+                "</",
+                "&",
+                ";",
+                "\"",
+                "%",
+                "\0",
+                "ß",
+                "<![CDATA[",
+                "]]>",
+                "<!--",
+                "&#27;",
+            ] {
+                let (before, after) = USUAL.split_at(at);
+                let spoiled = [
+                    format!("{before}{text}{after}"),
+                    format!("{before}{text}{}", &after[1..]),
+                ];
+                for spoiled in spoiled {
+                    let servers = read(&spoiled, "example.org", Some("ada@example.org"));
+                    let servers = servers.unwrap_or_default().into_iter();
+                    for server in servers {
+                        assert!(super::super::is_host(&server.host) && server.port != 0);
+                        let mut texts = server.user.iter().chain(&server.url);
+                        assert!(texts.all(|it| !it.contains(char::is_control)), "{spoiled}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
     fn no_server_without_tls_becomes_a_candidate() {
         let kept = |text: &str| {
             let servers = read(text, "example.org", None).unwrap().into_iter();
