@@ -369,7 +369,7 @@ fn what_never_ends_is_read_no_further_than_it_is_told() {
 
 #[test]
 fn a_name_that_no_resolver_answers_for_holds_nobody_up() {
-    let mut part = || rand::random_range(1..250);
+    let part = || rand::random_range(1..250);
     let (a, b, c) = (part(), part(), part());
     // Each would be waited for, one after the other, twice: half a minute.
     let deaf: Vec<UdpSocket> = (0..3)

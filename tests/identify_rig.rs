@@ -191,7 +191,7 @@ const LISTENERS: &[&str] = &[
 
 /// A loopback address that only this test uses: the servers' own ports are free there.
 fn own_address() -> Ipv4Addr {
-    let mut part = || rand::random_range(1..255);
+    let part = || rand::random_range(1..255);
     Ipv4Addr::new(127, part(), part(), part())
 }
 

@@ -151,7 +151,7 @@ fn holds(found: &Value, key: &str, expected: &str) -> Result<(), String> {
             true => Ok(()),
             false => Err(latest["auth"].to_string()),
         },
-        "size" => match latest["size"].to_string() == expected {
+        "size" => match latest["size"].as_u64() == expected.parse().ok() {
             true => Ok(()),
             false => Err(latest.to_string()),
         },
