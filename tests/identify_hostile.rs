@@ -202,10 +202,10 @@ fn is_harmless(heard: &[u8]) -> bool {
     let text = String::from_utf8_lossy(&heard[..binary.unwrap_or(heard.len())]);
     let mut lines = text.split("\r\n").filter(|line| !line.is_empty());
     lines.all(|line| {
-        // Where the server has led us on to.
+        // Where the server has led us on to; a long one may not have been read to its end.
         let path = line
             .strip_prefix("GET /")
-            .and_then(|it| it.strip_suffix(" HTTP/1.1"));
+            .map(|it| it.strip_suffix(" HTTP/1.1").unwrap_or(it));
         if path.is_some_and(|it| it.bytes().all(|b| b.is_ascii_graphic())) {
             return true;
         }
