@@ -160,7 +160,7 @@ impl Splice {
         let mut idle = pin!(self.idle());
         let mut stopped = pin!(self.mailbox.stop.cancelled());
         let (mut client_ended, mut is_stopping) = (false, false);
-        let mut turn = None;
+        let (mut turn, mut lost) = (None, None);
         poll_fn(|cx| {
             if !client_ended
                 && turn.is_none()
@@ -170,12 +170,19 @@ impl Splice {
                     // What it asked for may still come.
                     Ok(Came::Ended) => client_ended = true,
                     Ok(Came::Turn(wanted)) => turn = Some(wanted),
+                    // It takes no more of it, and may have said why.
+                    Err(End::Lost(Side::Server, cause)) => {
+                        (client_ended, lost) = (true, Some(cause));
+                    }
                     Err(end) => return Poll::Ready(Turn::End(end)),
                 }
             }
             if let Poll::Ready(came) = down.as_mut().poll(cx) {
                 return Poll::Ready(match came {
-                    Ok(Came::Ended) => Turn::End(End::Server),
+                    Ok(Came::Ended) => Turn::End(match lost.take() {
+                        Some(cause) => End::Lost(Side::Server, cause),
+                        None => End::Server,
+                    }),
                     Ok(Came::Turn(turn)) => turn,
                     Err(end) => Turn::End(end),
                 });
