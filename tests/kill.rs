@@ -36,7 +36,7 @@ pub(crate) struct Ledger {
 }
 
 /// Some larger than what the journal keeps in a segment, most small.
-fn mail(serial: u64) -> Mail {
+pub(crate) fn mail(serial: u64) -> Mail {
     match serial % 50 {
         0 => Mail::sized(serial, 400_000),
         1..10 => Mail::sized(serial, 20_000),
@@ -45,21 +45,42 @@ fn mail(serial: u64) -> Mail {
 }
 
 impl Ledger {
+    /// Goes out now: a serial that nobody has sent yet.
+    pub(crate) fn next(&self) -> u64 {
+        let serial = self.serial.fetch_add(1, Ordering::Relaxed);
+        self.tried.lock().unwrap().insert(serial, false);
+        serial
+    }
+
+    pub(crate) fn acknowledge(&self, serial: u64) {
+        self.tried.lock().unwrap().insert(serial, true);
+        self.acknowledged.fetch_add(1, Ordering::Release);
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
+    /// The blob id of each message that was acknowledged.
+    pub(crate) fn promised(&self) -> BTreeSet<String> {
+        let tried = self.tried.lock().unwrap();
+        let promised = tried.iter().filter(|(_, acknowledged)| **acknowledged);
+        promised
+            .map(|(&serial, _)| blob_id(&mail(serial).bytes))
+            .collect()
+    }
+
     /// One client: sends for as long as it is let, connects again whenever the daemon is gone.
     fn client(&self, address: SocketAddr) {
-        while !self.stop.load(Ordering::Acquire) {
+        while !self.is_over() {
             let Ok(mut client) = SmtpClient::greeted(address) else {
                 std::thread::yield_now();
                 continue;
             };
-            while !self.stop.load(Ordering::Acquire) {
-                let serial = self.serial.fetch_add(1, Ordering::Relaxed);
-                self.tried.lock().unwrap().insert(serial, false);
+            while !self.is_over() {
+                let serial = self.next();
                 match client.mail(&mail(serial)) {
-                    Ok(reply) if reply.is_success() => {
-                        self.tried.lock().unwrap().insert(serial, true);
-                        self.acknowledged.fetch_add(1, Ordering::Release);
-                    }
+                    Ok(reply) if reply.is_success() => self.acknowledge(serial),
                     Ok(reply) => {
                         assert_eq!(
                             reply.code / 100,
@@ -76,9 +97,9 @@ impl Ledger {
         }
     }
 
-    /// Waits for some more acknowledgements, then a moment that nothing is in step with.
-    pub(crate) fn random_instant(&self, random: &mut Random) {
-        let goal = self.acknowledged.load(Ordering::Acquire) + 1 + random.below(80);
+    /// Waits for some more acknowledgements, at most `more`, then a moment that nothing is in step with.
+    pub(crate) fn random_instant(&self, random: &mut Random, more: u64) {
+        let goal = self.acknowledged.load(Ordering::Acquire) + 1 + random.below(more);
         wait_until(Duration::from_secs(60), "mail flows again", || {
             (self.acknowledged.load(Ordering::Acquire) >= goal).then_some(())
         });
@@ -210,9 +231,19 @@ pub(crate) fn seed() -> u64 {
 
 /// Runs the clients against `front` while `rounds` kills and restarts things; then everything must come to rest.
 pub(crate) fn under_load(ledger: &Ledger, front: SocketAddr, rounds: impl FnOnce(&Ledger)) {
+    under_load_of(ledger, |_| ledger.client(front), rounds);
+}
+
+/// The same with clients of another kind, which are numbered from 0.
+pub(crate) fn under_load_of(
+    ledger: &Ledger,
+    client: impl Fn(usize) + Sync,
+    rounds: impl FnOnce(&Ledger),
+) {
     std::thread::scope(|scope| {
-        for _ in 0..SESSIONS {
-            scope.spawn(|| ledger.client(front));
+        for number in 0..SESSIONS {
+            let client = &client;
+            scope.spawn(move || client(number));
         }
         // the clients must hear of a failure here, or the scope waits for them for ever
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| rounds(ledger)));
@@ -238,7 +269,7 @@ fn a_killed_daemon_loses_nothing_and_doubles_nothing() {
     let ledger = Ledger::default();
     under_load(&ledger, mailtee.frontend, |ledger| {
         for round in 0..rounds() {
-            ledger.random_instant(&mut random);
+            ledger.random_instant(&mut random, 80);
             mailtee.kill();
             if round % 8 == 7 {
                 // and once more while it recovers
@@ -273,7 +304,7 @@ fn a_killed_vault_loses_nothing_and_doubles_nothing() {
     let ledger = Ledger::default();
     under_load(&ledger, mailtee.frontend, |ledger| {
         for round in 0..rounds() {
-            ledger.random_instant(&mut random);
+            ledger.random_instant(&mut random, 80);
             vault.kill();
             if round % 8 == 7 {
                 vault.spawn();

@@ -32,7 +32,7 @@ fn what_postfix_acknowledged_while_its_milter_was_killed_is_there_once() {
     let ledger = Ledger::default();
     under_load(&ledger, postfix.address("SMTP"), |ledger| {
         for round in 0..rounds() {
-            ledger.random_instant(&mut random);
+            ledger.random_instant(&mut random, 80);
             mailtee.kill();
             if round % 8 == 7 {
                 // and once more while it recovers

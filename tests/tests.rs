@@ -214,6 +214,9 @@ mod daemon;
 /// kill -9 of the daemon and of the vault at random instants: nothing acknowledged is lost, nothing is doubled.
 mod kill;
 
+/// kill -9 between IMAP clients that save and their Dovecot, and a Dovecot that restarts: what got OK is there once.
+mod mailbox_kill;
+
 /// kill -9 behind a Postfix that has mailtee as its milter.
 mod milter_kill;
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mailtee::message::{Acceptance, Client, Envelope, Sighting};
+use mailtee::message::{Acceptance, Client, Envelope, Origin, Placement, Sighting};
 
 use super::Mailtee;
 
@@ -80,6 +80,13 @@ impl Copy {
 }
 
 impl Sighted {
+    pub fn placement(&self) -> &Placement {
+        match &self.sighting.origin {
+            Origin::Placement(placement) => placement,
+            other => panic!("not seen in a mailbox: {other:?}"),
+        }
+    }
+
     pub fn client(&self) -> &Client {
         self.sighting.client().expect("seen in a transaction")
     }

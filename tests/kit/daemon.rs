@@ -175,12 +175,26 @@ impl Mailtee {
     /// SIGTERM, and waits for its end.
     pub fn terminate(&mut self) -> ExitStatus {
         self.signal(rustix::process::Signal::TERM);
+        self.ended()
+    }
+
+    /// Waits for its end after a SIGTERM: a second one would cut the drain off.
+    pub fn ended(&mut self) -> ExitStatus {
         let mut child = self.child.take().expect("it runs");
         wait_until(
             Duration::from_secs(30),
             "mailtee ends after SIGTERM",
             || child.try_wait().expect("our own child"),
         )
+    }
+
+    /// What the kernel counts of its memory, in KiB: `VmRSS` now, `VmHWM` at its peak.
+    pub fn memory(&self, which: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
+        let mut lines = status.lines().filter_map(|line| line.split_once(':'));
+        let line = lines.find(|(name, _)| *name == which);
+        let number = line.and_then(|(_, value)| value.trim().strip_suffix(" kB"));
+        number.and_then(|n| n.parse().ok()).expect("a size in kB")
     }
 
     pub fn signal(&self, signal: rustix::process::Signal) {

@@ -71,6 +71,14 @@ impl ImapClient {
         Self::over(Leg::Plain(stream))
     }
 
+    /// The same from another loopback address, so that a server can tell clients apart.
+    pub fn connect_from(source: [u8; 4], address: SocketAddr) -> io::Result<(Self, String)> {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+        socket.bind(&SocketAddr::from((source, 0)).into())?;
+        socket.connect_timeout(&address.into(), Duration::from_secs(10))?;
+        Self::over(Leg::Plain(socket.into()))
+    }
+
     /// The same with TLS from the first byte, the server being `localhost`.
     pub fn connect_tls(address: SocketAddr, ca: &Path) -> io::Result<(Self, String)> {
         let stream = TcpStream::connect_timeout(&address, Duration::from_secs(10))?;
@@ -107,11 +115,16 @@ impl ImapClient {
         if !answer.is_ok() {
             return Ok((client, answer));
         }
-        let Leg::Plain(stream) = client.leg else {
+        Ok((client.into_tls(ca)?, answer))
+    }
+
+    /// Shakes hands: the server has agreed.
+    pub fn into_tls(mut self, ca: &Path) -> io::Result<Self> {
+        let Leg::Plain(stream) = self.leg else {
             return Err(io::Error::other("it has TLS already"));
         };
-        client.leg = secured(stream, ca)?;
-        Ok((client, answer))
+        self.leg = secured(stream, ca)?;
+        Ok(self)
     }
 
     #[track_caller]
@@ -216,7 +229,13 @@ impl ImapClient {
 
     /// Every message of the selected folder, whole, without a trace.
     pub fn all(&mut self) -> io::Result<Vec<Shown>> {
-        let answer = self.command("UID FETCH 1:* (UID FLAGS INTERNALDATE BODY.PEEK[])")?;
+        self.these("1:*")
+    }
+
+    /// The same of these UIDs: a large folder goes piece by piece.
+    pub fn these(&mut self, uids: &str) -> io::Result<Vec<Shown>> {
+        let fetch = format!("UID FETCH {uids} (UID FLAGS INTERNALDATE BODY.PEEK[])");
+        let answer = self.command(&fetch)?;
         let fetched = answer.untagged.iter().filter_map(|r| shown(r));
         Ok(fetched.collect())
     }

@@ -169,6 +169,13 @@ case $ACTION in
       SIEVE="$LISTEN_ADDR:$SIEVE_PORT" SIEVES="$LISTEN_ADDR:$SIEVES_PORT" LMTP_SOCKET="unix:$DIR/run/lmtp" IMAP_HAPROXY="$LISTEN_ADDR:$IMAP_HAPROXY_PORT" \
       AUTH="inet:$LISTEN_ADDR:$AUTH_PORT" USER_PATTERN='user%04d@mailtee.test' PASS_PATTERN='pass%04d' \
       CA="$DIR/tls/ca.pem" DOVECOT_CONF="$DIR/etc/dovecot.conf" MAIL="$DIR/mail" ;;
-  stop) stop_all; echo "dovecot.sh: stopped" ;;
+  stop)
+    p=$(pid_of dovecot); stop_all
+    # as a service manager does: what the master leaves behind serves on, and holds the ports
+    for sig in TERM KILL; do
+      [ -n "$p" ] && pkill -$sig -s "$p" || break
+      for _ in $(seq 40); do pgrep -s "$p" >/dev/null || break; sleep 0.05; done
+    done
+    echo "dovecot.sh: stopped" ;;
   status) status_all ;;
 esac
