@@ -135,6 +135,9 @@ mod milter_signed;
 /// IMAP through mailtee before a real Dovecot: what is saved, what is read, what fails, how it ends.
 mod mailbox_imap;
 
+/// Five thousand IMAP sessions in IDLE before a real Dovecot, and the one too many.
+mod mailbox_load;
+
 /// SMTP implementations that nobody here wrote, as client and as next hop.
 mod interop_smtp;
 
