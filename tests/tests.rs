@@ -135,6 +135,12 @@ mod milter_signed;
 /// IMAP through mailtee before a real Dovecot: what is saved, what is read, what fails, how it ends.
 mod mailbox_imap;
 
+/// IMAP sessions that are stuck, silent, closed on one side, cut off by a stop: what each holds, hears and leaves.
+mod mailbox_stuck;
+
+/// A client that vanishes without a word: its session ends in two minutes.
+mod mailbox_gone;
+
 /// Five thousand IMAP sessions in IDLE before a real Dovecot, and the one too many.
 mod mailbox_load;
 

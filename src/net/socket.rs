@@ -131,7 +131,8 @@ impl Socket {
 }
 
 /// No Nagle (a session is a dialogue of small writes) and keepalive after 60 s, every 20 s, three times: a peer that
-/// vanished without a word is noticed after two minutes.
+/// vanished without a word is noticed after two minutes. Where something was on its way to it, the kernel sends that
+/// again first, for a quarter of an hour (`tcp_retries2`); a shorter limit would cut off peers that only read slowly.
 pub(super) fn tune(socket: SockRef<'_>) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(
