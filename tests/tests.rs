@@ -141,6 +141,9 @@ mod mailbox_stuck;
 /// A client that vanishes without a word: its session ends in two minutes.
 mod mailbox_gone;
 
+/// The server behind a mailbox front end: gone and back, another for some users, told who the client is.
+mod mailbox_upstream;
+
 /// Five thousand IMAP sessions in IDLE before a real Dovecot, and the one too many.
 mod mailbox_load;
 
