@@ -144,6 +144,9 @@ mod mailbox_gone;
 /// The server behind a mailbox front end: gone and back, another for some users, told who the client is.
 mod mailbox_upstream;
 
+/// TLS on both legs of an IMAP session: each kind, what does not verify, what was injected, what a reload brings.
+mod mailbox_secure;
+
 /// Five thousand IMAP sessions in IDLE before a real Dovecot, and the one too many.
 mod mailbox_load;
 
