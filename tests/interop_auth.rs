@@ -184,14 +184,20 @@ fn keeps_no_secret(dir: &Path) {
             plain("", "somebody@mailtee.test"),
         ]);
     }
+    hold_none_of(dir, &secrets, USER);
+}
+
+/// No file below `dir` has one of these in it, and more than one has the name.
+#[track_caller]
+pub(crate) fn hold_none_of(dir: &Path, secrets: &[String], name: &str) {
     let mut named = 0;
     for file in files(dir) {
         let bytes = fs::read(&file).expect("a file of ours");
-        for secret in &secrets {
+        for secret in secrets {
             let found = memmem::find(&bytes, secret.as_bytes());
             assert!(found.is_none(), "{secret} in {}", file.display());
         }
-        named += usize::from(memmem::find(&bytes, USER.as_bytes()).is_some());
+        named += usize::from(memmem::find(&bytes, name.as_bytes()).is_some());
     }
     assert!(named > 1, "what is searched is what was written");
 }

@@ -147,6 +147,9 @@ mod mailbox_upstream;
 /// TLS on both legs of an IMAP session: each kind, what does not verify, what was injected, what a reload brings.
 mod mailbox_secure;
 
+/// Every SASL mechanism through the proxy, in IMAP and POP3: the name is kept, the secret is not.
+mod mailbox_sasl;
+
 /// Five thousand IMAP sessions in IDLE before a real Dovecot, and the one too many.
 mod mailbox_load;
 

@@ -1,0 +1,278 @@
+//! Every SASL mechanism that Dovecot has, through the proxy in IMAP and POP3: it passes, with an initial response and
+//! without; whose mailbox it is stands beside each copy, and the secret nowhere.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    path::Path,
+    process::Command,
+    sync::{Arc, Mutex},
+};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use memchr::memmem;
+
+use crate::{
+    interop_auth::hold_none_of,
+    kit::{ImapClient, Mail, MailServer, Mailtee, TestDir, mailbox::Kind},
+    mailbox_imap::{archive, before},
+    mailbox_stuck::scripted,
+};
+
+const TOKEN: &str = "a2token7of8the9tests";
+
+/// As `sasl.py` has them.
+const WAYS: [&str; 12] = [
+    "PLAIN False",
+    "PLAIN True",
+    "LOGIN False",
+    "CRAM-MD5 False",
+    "SCRAM-SHA-1 False",
+    "SCRAM-SHA-1 True",
+    "SCRAM-SHA-256 False",
+    "SCRAM-SHA-256 True",
+    "XOAUTH2 False",
+    "XOAUTH2 True",
+    "OAUTHBEARER False",
+    "OAUTHBEARER True",
+];
+
+/// Who asks whose token this is: one HTTP request a connection.
+fn token_info(mut stream: TcpStream, user: &str) {
+    let mut request = String::new();
+    let mut lines = BufReader::new(&stream);
+    let _ = lines.read_line(&mut request);
+    let mut line = String::new();
+    while lines.read_line(&mut line).is_ok_and(|count| count > 2) {
+        line.clear();
+    }
+    let known = request.contains(&format!("={TOKEN} "));
+    let (status, body) = match known {
+        true => ("200 OK", format!("{{\"username\": \"{user}\"}}")),
+        false => ("401 Unauthorized", "{}".to_owned()),
+    };
+    let head = format!("HTTP/1.1 {status}\r\nContent-Type: application/json\r\nConnection: close");
+    let _ = write!(
+        stream,
+        "{head}\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+}
+
+/// Dovecot with all its mechanisms, which does not slow down those who fail.
+fn dovecot() -> (MailServer, TestDir) {
+    let name = "user0001@mailtee.test";
+    let introspection = scripted(move |stream| token_info(stream, name));
+    let dir = TestDir::new();
+    let oauth2 = dir.join("oauth2");
+    let text = format!(
+        "tokeninfo_url = http://{introspection}/?access_token=\nusername_attribute = username\n"
+    );
+    std::fs::write(&oauth2, text).expect("a file for Dovecot");
+    let extra = format!(
+        "auth_mechanisms = plain login cram-md5 scram-sha-1 scram-sha-256 xoauth2 oauthbearer\n\
+         auth_failure_delay = 0\npassdb {{\n  driver = oauth2\n  mechanisms = xoauth2 oauthbearer\n  args = {}\n}}\n\
+         service anvil {{\n  unix_listener anvil-auth-penalty {{\n    mode = 0\n  }}\n}}\n",
+        oauth2.display()
+    );
+    let setting = Kind::Dovecot.with_users(1).env("EXTRA_CONF", extra);
+    (MailServer::over(Kind::Dovecot, setting), dir)
+}
+
+/// Logs in in all ways, and does what `sasl.py` does with each.
+#[track_caller]
+fn log_in(protocol: &str, mailtee: &Mailtee, (user, password): &(String, String)) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/mailbox/sasl.py");
+    let front = mailtee.frontend;
+    let output = Command::new("timeout")
+        .args(["120", "python3"])
+        .arg(script)
+        .args([protocol, &front.ip().to_string(), &front.port().to_string()])
+        .args([user, password, TOKEN])
+        .output()
+        .expect("Python is installed");
+    let said = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}\n{errors}");
+    assert_eq!(said.lines().collect::<Vec<_>>(), WAYS);
+}
+
+/// Neither what it wrote nor what it shows has the secret in it, in a form that crossed the wire.
+#[track_caller]
+fn forgot(mailtee: &Mailtee, (user, password): &(String, String)) {
+    let mut secrets = Vec::new();
+    for secret in [password.clone(), TOKEN.to_owned()] {
+        for secret in [format!("wrong-{secret}"), secret] {
+            let shapes = [
+                secret.clone(),
+                format!("\0{user}\0{secret}"),
+                format!("user={user}\x01auth=Bearer {secret}\x01\x01"),
+            ];
+            secrets.extend(shapes.iter().map(|shape| STANDARD.encode(shape)));
+            secrets.push(secret);
+        }
+    }
+    let metrics = mailtee.metrics().0;
+    for secret in &secrets {
+        assert!(
+            !metrics.contains(secret.as_str()),
+            "{secret} in the metrics"
+        );
+    }
+    hold_none_of(mailtee.dir(), &secrets, user);
+    let log = mailtee.log();
+    assert!(log.contains("let in"), "the log says all there is to say");
+}
+
+const LOG: &str = "[log]\nlevel = \"info,mailtee=trace\"";
+
+#[test]
+fn every_mechanism_passes_in_imap() {
+    let (server, _dir) = dovecot();
+    let user = server.user(1);
+    let mailtee = before("imap", server.imap()).append(LOG).start();
+    log_in("imap", &mailtee, &user);
+    let archive = archive(&mailtee);
+    assert_eq!(archive.copies.len(), WAYS.len());
+    for way in WAYS {
+        let message = format!("Subject: {way}\r\n\r\nbody\r\n");
+        let copy = archive.one_with(message.as_bytes(), way);
+        assert_eq!(copy.sightings.len(), 1, "{way}");
+        let placement = copy.sightings[0].placement();
+        assert_eq!(placement.account.to_text(), user.0, "{way}");
+    }
+    forgot(&mailtee, &user);
+}
+
+#[test]
+fn every_mechanism_passes_in_pop3() {
+    let (server, _dir) = dovecot();
+    let user = server.user(1);
+    let mut direct = ImapClient::logged_in(server.imap(), &user);
+    let messages: Vec<_> = (0..WAYS.len() as u64)
+        .map(|n| Mail::plain(n).bytes)
+        .collect();
+    for message in &messages {
+        assert!(
+            direct
+                .append("INBOX", "", message)
+                .expect("an answer")
+                .is_ok()
+        );
+    }
+    drop(direct);
+    let mailtee = before("pop3", server.pop3()).append(LOG).start();
+    log_in("pop3", &mailtee, &user);
+    let archive = archive(&mailtee);
+    for (message, way) in messages.iter().zip(WAYS) {
+        let copy = archive.one_with(message, way);
+        let placement = copy.sightings[0].placement();
+        assert_eq!(placement.account.to_text(), user.0, "{way}");
+    }
+    forgot(&mailtee, &user);
+}
+
+/// One that nobody knows passes as it is, however long its lines; nobody knows then whose mailbox it is.
+#[test]
+fn a_mechanism_that_nobody_knows_passes_as_it_is() {
+    let long = "A".repeat(40_000);
+    let said = format!("a AUTHENTICATE X-OURS aW5pdGlhbA==\r\n{long}\r\n*a\r\n=\r\n");
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let (expected, keeps) = (said.len(), heard.clone());
+    let server = scripted(move |mut stream| {
+        let _ = stream.write_all(b"* OK [CAPABILITY IMAP4rev1 AUTH=X-OURS SASL-IR] ready\r\n");
+        let mut heard = vec![0; expected];
+        let mut at = 0;
+        // a challenge for each line, the last of which is let in
+        for (line, answer) in [
+            (1, "+ bW9yZQ==\r\n"),
+            (2, "+ \r\n"),
+            (3, "+\r\n"),
+            (4, "a OK in\r\n"),
+        ] {
+            while memchr::memchr_iter(b'\n', &heard[..at]).count() < line {
+                match stream.read(&mut heard[at..]) {
+                    Ok(count) if count > 0 => at += count,
+                    _ => return,
+                }
+            }
+            let _ = stream.write_all(answer.as_bytes());
+        }
+        *keeps.lock().expect("never poisoned") = heard;
+        let mut append = [0; 4096];
+        let _ = stream.read(&mut append);
+        let _ = stream.write_all(b"b OK [APPENDUID 1 1] saved\r\n");
+    });
+    let mailtee = before("imap", server).start();
+    let (mut client, greeting) = ImapClient::connect(mailtee.frontend).expect("it greets");
+    assert!(greeting.contains("AUTH=X-OURS"), "{greeting}");
+    for (line, answer) in said
+        .split_inclusive("\r\n")
+        .zip(["+ bW9yZQ==", "+ ", "+", "a OK in"])
+    {
+        client.send(line.as_bytes()).expect("it listens");
+        let heard = client.line().expect("an answer");
+        assert_eq!(String::from_utf8_lossy(&heard), answer);
+    }
+    assert!(*heard.lock().expect("never poisoned") == said.as_bytes());
+    let message = b"Subject: x\r\n\r\n";
+    let append = [b"b APPEND INBOX {14+}\r\n".as_slice(), message, b"\r\n"].concat();
+    client.send(&append).expect("it listens");
+    assert!(client.line().expect("an answer").starts_with(b"b OK"));
+    let archive = archive(&mailtee);
+    let copy = archive.one_with(message, "what was saved");
+    assert_eq!(copy.sightings[0].placement().account.to_text(), "");
+}
+
+/// While the session goes on, the daemon's memory has its secret no more.
+#[test]
+fn the_secret_is_forgotten_at_once() {
+    let server = MailServer::start(Kind::Dovecot, 1);
+    let (user, password) = server.user(1);
+    let plain = STANDARD.encode(format!("\0{user}\0{password}"));
+    let ways = [
+        format!("a LOGIN {user} {password}\r\n"),
+        format!("a LOGIN {user} {{{}+}}\r\n{password}\r\n", password.len()),
+        format!("a AUTHENTICATE PLAIN {plain}\r\n"),
+    ];
+    for way in ways {
+        let mailtee = before("imap", server.imap()).start();
+        let (mut client, _) = ImapClient::connect(mailtee.frontend).expect("it greets");
+        client.send(way.as_bytes()).expect("it listens");
+        assert!(client.finish("a").expect("an answer").is_ok());
+        client.ok("SELECT INBOX");
+        let memory = memory(mailtee.pid());
+        let name = memmem::find(&memory, user.as_bytes());
+        assert!(name.is_some(), "what is searched is what it knows");
+        for secret in [&password, &plain] {
+            let found = memmem::find_iter(&memory, secret.as_bytes());
+            let shown = found.map(|at| {
+                memory[at.saturating_sub(40)..at + 40]
+                    .escape_ascii()
+                    .to_string()
+            });
+            assert_eq!(shown.collect::<Vec<_>>(), Vec::<String>::new(), "{way}");
+        }
+    }
+}
+
+/// All that a process has written into its memory.
+fn memory(pid: u32) -> Vec<u8> {
+    use std::os::unix::fs::FileExt;
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).expect("it runs");
+    let file = std::fs::File::open(format!("/proc/{pid}/mem")).expect("it is ours");
+    let mut memory = Vec::new();
+    for line in maps.lines().filter(|line| line.contains(" rw")) {
+        let range = line
+            .split(' ')
+            .next()
+            .and_then(|range| range.split_once('-'));
+        let (from, to) = range.expect("a range");
+        let [from, to] = [from, to].map(|at| u64::from_str_radix(at, 16).expect("an address"));
+        let mut piece = vec![0; (to - from) as usize];
+        if file.read_exact_at(&mut piece, from).is_ok() {
+            memory.extend(piece);
+        }
+    }
+    memory
+}
