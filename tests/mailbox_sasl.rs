@@ -224,7 +224,7 @@ fn a_mechanism_that_nobody_knows_passes_as_it_is() {
     assert_eq!(copy.sightings[0].placement().account.to_text(), "");
 }
 
-/// While the session goes on, the daemon's memory has its secret no more.
+/// While the session goes on, the daemon's memory has its secret no more; also where the map had it say it again elsewhere.
 #[test]
 fn the_secret_is_forgotten_at_once() {
     let server = MailServer::start(Kind::Dovecot, 1);
@@ -235,24 +235,71 @@ fn the_secret_is_forgotten_at_once() {
         format!("a LOGIN {user} {{{}+}}\r\n{password}\r\n", password.len()),
         format!("a AUTHENTICATE PLAIN {plain}\r\n"),
     ];
-    for way in ways {
-        let mailtee = before("imap", server.imap()).start();
-        let (mut client, _) = ImapClient::connect(mailtee.frontend).expect("it greets");
-        client.send(way.as_bytes()).expect("it listens");
-        assert!(client.finish("a").expect("an answer").is_ok());
-        client.ok("SELECT INBOX");
-        let memory = memory(mailtee.pid());
-        let name = memmem::find(&memory, user.as_bytes());
-        assert!(name.is_some(), "what is searched is what it knows");
-        for secret in [&password, &plain] {
-            let found = memmem::find_iter(&memory, secret.as_bytes());
-            let shown = found.map(|at| {
-                memory[at.saturating_sub(40)..at + 40]
-                    .escape_ascii()
-                    .to_string()
-            });
-            assert_eq!(shown.collect::<Vec<_>>(), Vec::<String>::new(), "{way}");
-        }
+    let dir = TestDir::new();
+    let map = dir.join("users");
+    // the same server by another name
+    let entry = format!("{user} localhost:{}\n", server.imap().port());
+    std::fs::write(&map, entry).expect("a map");
+    let plainly = before("imap", server.imap());
+    let mapped = before("imap", server.imap()).option("upstream_map", format!("{map:?}"));
+    for mailtee in [plainly.start(), mapped.start()] {
+        let sessions = ways.each_ref().map(|way| {
+            let (mut client, _) = ImapClient::connect(mailtee.frontend).expect("it greets");
+            let (first, rest) = way.split_at(way.len() - 12);
+            client.send(first.as_bytes()).expect("it listens");
+            // once as it comes, once in as many pieces as it is read in
+            let step = if way.contains('{') { usize::MAX } else { 1 };
+            for piece in rest.as_bytes().chunks(step) {
+                client.send(piece).expect("it listens");
+            }
+            assert!(client.finish("a").expect("an answer").is_ok());
+            client
+        });
+        remembers_none(&mailtee, &user, &[&password, &plain]);
+        drop(sessions);
+    }
+}
+
+#[test]
+fn the_secret_is_forgotten_at_once_in_pop3() {
+    let server = MailServer::start(Kind::Dovecot, 1);
+    let (user, password) = server.user(1);
+    let plain = STANDARD.encode(format!("\0{user}\0{password}"));
+    let mailtee = before("pop3", server.pop3()).start();
+    let ways = [
+        vec![format!("USER {user}\r\n"), format!("PASS {password}\r\n")],
+        vec![format!("AUTH PLAIN {plain}\r\n")],
+        vec!["AUTH PLAIN\r\n".to_owned(), format!("{plain}\r\n")],
+    ];
+    for step in [usize::MAX, 1] {
+        let sessions = ways.each_ref().map(|lines| {
+            let (mut client, _) = ImapClient::connect(mailtee.frontend).expect("it greets");
+            for line in lines {
+                for piece in line.as_bytes().chunks(step) {
+                    client.send(piece).expect("it listens");
+                }
+                assert!(client.line().expect("a reply").starts_with(b"+"));
+            }
+            client
+        });
+        remembers_none(&mailtee, &user, &[&password, &plain]);
+        drop(sessions);
+    }
+}
+
+#[track_caller]
+fn remembers_none(mailtee: &Mailtee, user: &str, secrets: &[&str]) {
+    let memory = memory(mailtee.pid());
+    let name = memmem::find(&memory, user.as_bytes());
+    assert!(name.is_some(), "what is searched is what it knows");
+    for secret in secrets {
+        let found = memmem::find_iter(&memory, secret.as_bytes());
+        let shown = found.map(|at| {
+            memory[at.saturating_sub(40)..at + 40]
+                .escape_ascii()
+                .to_string()
+        });
+        assert_eq!(shown.collect::<Vec<_>>(), Vec::<String>::new());
     }
 }
 

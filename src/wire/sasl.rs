@@ -123,10 +123,27 @@ impl AuthWatch {
 
 /// Overwrites what may hold a secret, and empties it.
 pub fn wipe(bytes: &mut Vec<u8>) {
+    overwrite(bytes);
+    bytes.clear();
+}
+
+/// Overwrites what may hold a secret.
+pub fn overwrite(bytes: &mut [u8]) {
     bytes.fill(0);
     // Seen by nobody, and for that left out by the compiler otherwise.
-    std::hint::black_box(&mut *bytes);
-    bytes.clear();
+    std::hint::black_box(bytes);
+}
+
+/// Adds to what may hold a secret: where it has to move, nothing of it stays where it was.
+pub fn extend(secret: &mut Vec<u8>, bytes: &[u8]) {
+    let length = secret.len() + bytes.len();
+    if length > secret.capacity() {
+        let mut larger = Vec::with_capacity(length.next_power_of_two());
+        larger.extend_from_slice(secret);
+        wipe(secret);
+        *secret = larger;
+    }
+    secret.extend_from_slice(bytes);
 }
 
 /// A name in which `,` and `=` were written as `=2C` and `=3D` (RFC 5802 section 5.1).

@@ -15,6 +15,7 @@ use super::{
 use crate::{
     frontends::arrival::Open,
     net::{Address, Connection, Refusal, Stream},
+    wire::sasl::wipe,
 };
 
 /// To tell a client why it must leave.
@@ -77,15 +78,20 @@ impl Session {
                 Turn::Switch {
                     address,
                     before,
-                    then,
-                } => match self.switch(&address, &before, &then).await {
-                    Ok(leg) => server = leg,
-                    Err(error) => {
-                        splice.finish();
-                        let mut client = client.into_stream();
-                        return self.server_refused(&mut client, &error).await;
+                    mut then,
+                } => {
+                    let switched = self.switch(&address, &before, &then).await;
+                    // The secret was in it.
+                    wipe(&mut then);
+                    match switched {
+                        Ok(leg) => server = leg,
+                        Err(error) => {
+                            splice.finish();
+                            let mut client = client.into_stream();
+                            return self.server_refused(&mut client, &error).await;
+                        }
                     }
-                },
+                }
             }
             if client.has_tls() {
                 splice.secured();

@@ -27,7 +27,10 @@ use super::{Mailbox, copies::Copies, leg::Leg};
 use crate::{
     message::WireText,
     net::Address,
-    wire::watch::{Hint, Step, Watch},
+    wire::{
+        sasl::{extend, overwrite},
+        watch::{Hint, Step, Watch},
+    },
 };
 
 /// Who speaks.
@@ -79,6 +82,8 @@ pub(super) struct Splice {
     server_busy: AtomicBool,
     /// The server has said something.
     answered: Notify,
+    /// The client has said its secret: what it says before that is overwritten as soon as it is handed on.
+    is_let_in: AtomicBool,
     /// Where the session's server is, if it is not the front end's own.
     server: Mutex<Option<Address>>,
 }
@@ -139,6 +144,7 @@ impl Splice {
             client_busy: AtomicBool::new(false),
             server_busy: AtomicBool::new(false),
             answered: Notify::new(),
+            is_let_in: AtomicBool::new(false),
             server: Mutex::default(),
         }
     }
@@ -253,12 +259,17 @@ impl Splice {
                 let since = self.began.elapsed().as_millis();
                 self.moved.store(since as u64, Relaxed);
             }
-            let (turn, left) = self.show(side, &buffer, from, to).await?;
-            if let Some(turn) = turn {
+            let shown = self.show(side, &buffer, from, to).await;
+            let left = shown.as_ref().map_or(0, |(_, left)| *left);
+            let said = buffer.len() - left;
+            match self.is_secret(side) {
+                true => forget(&mut buffer, said),
+                false => drop(buffer.drain(..said)),
+            }
+            if let (Some(turn), _) = shown? {
                 busy.store(false, Relaxed);
                 return Ok(Came::Turn(turn));
             }
-            buffer.drain(..buffer.len() - left);
             match side {
                 // What is left means one thing or another by what the server says next.
                 Side::Client if left > 0 => self.answered.notified().await,
@@ -266,6 +277,11 @@ impl Splice {
                 Side::Server => self.answered.notify_one(),
             }
         }
+    }
+
+    /// May there be a secret in what this side says?
+    fn is_secret(&self, side: Side) -> bool {
+        side == Side::Client && !self.is_let_in.load(Relaxed)
     }
 
     /// Shows the watcher what came, and does what it wants. Also how many bytes at the end it wants to see again.
@@ -290,7 +306,12 @@ impl Splice {
             match step {
                 None => return Ok((on.finish().await?, input.len())),
                 Some(Step::Pass(bytes)) => on.pass(bytes).await?,
-                Some(Step::Say(line)) => on.say(&line).await?,
+                Some(Step::Say(mut line)) => {
+                    on.say(&line).await?;
+                    if self.is_secret(side) {
+                        overwrite(&mut line);
+                    }
+                }
                 Some(Step::Reply(line)) => from.write(&line).await.map_err(back)?,
                 Some(Step::StartTls { reply }) => {
                     on.turn(Turn::StartTls { reply });
@@ -345,6 +366,7 @@ impl Splice {
                 self.copies.lose_all();
             }
             Step::Authenticated { user } => {
+                self.is_let_in.store(true, Relaxed);
                 let user = user.unwrap_or_default();
                 debug!(session = %self.session, user = %user.to_text(), "let in");
             }
@@ -372,6 +394,14 @@ impl Splice {
     }
 }
 
+/// Takes off the front what was said, and leaves no trace of it.
+fn forget(buffer: &mut Vec<u8>, said: usize) {
+    let left = buffer.len() - said;
+    buffer.copy_within(said.., 0);
+    overwrite(&mut buffer[left..]);
+    buffer.truncate(left);
+}
+
 /// The way on: to the other leg, or, once another server is wanted, into what that one is to hear first.
 struct Onward<'a> {
     side: Side,
@@ -392,7 +422,7 @@ impl<'a> Onward<'a> {
 
     async fn pass(&mut self, bytes: &[u8]) -> Result<(), End> {
         if let Some(Turn::Switch { then, .. }) = &mut self.turn {
-            then.extend_from_slice(bytes);
+            extend(then, bytes);
             return Ok(());
         }
         if self.stretch.extend(bytes).is_none() {
@@ -406,7 +436,7 @@ impl<'a> Onward<'a> {
 
     async fn say(&mut self, line: &[u8]) -> Result<(), End> {
         if let Some(Turn::Switch { then, .. }) = &mut self.turn {
-            then.extend_from_slice(line);
+            extend(then, line);
             return Ok(());
         }
         self.flush().await?;

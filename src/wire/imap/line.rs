@@ -1,7 +1,7 @@
 //! One direction's current line: its first 8 KiB are kept to be read, however long it is and in whatever pieces it comes.
 
 use super::lexis::{Doubt, Framing, Literal};
-use crate::wire::sasl::wipe;
+use crate::wire::sasl::{extend, wipe};
 
 /// What is kept of a line.
 pub(super) const LINE_BYTES_MAX: usize = 8 << 10;
@@ -33,7 +33,7 @@ impl Line {
     pub(super) fn add(&mut self, piece: &[u8]) {
         let room = LINE_BYTES_MAX - self.kept.len();
         let (kept, beyond) = piece.split_at(room.min(piece.len()));
-        self.kept.extend_from_slice(kept);
+        extend(&mut self.kept, kept);
         if beyond.is_empty() {
             return;
         }
@@ -79,7 +79,7 @@ impl Line {
                 literal: Framing::of(&self.kept),
             };
         }
-        self.kept.push(b'\n');
+        extend(&mut self.kept, b"\n");
         Whole::of(&self.kept)
     }
 

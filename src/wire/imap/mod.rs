@@ -21,7 +21,10 @@ mod server;
 
 use std::collections::VecDeque;
 
-use super::watch::{CopyId, Place, Step, Watch};
+use super::{
+    sasl::extend,
+    watch::{CopyId, Place, Step, Watch},
+};
 use command::Command;
 
 pub use opening::{Opening, OpeningRules};
@@ -195,7 +198,7 @@ impl Watcher {
             }
             Verdict::Forward => {
                 let mut line = unsaid;
-                line.extend_from_slice(piece);
+                extend(&mut line, piece);
                 out.steps.push_back(Step::Say(line));
             }
             Verdict::Replace(line) => out.steps.push_back(Step::Say(line)),

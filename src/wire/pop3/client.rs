@@ -3,7 +3,7 @@
 use std::mem;
 
 use super::{uidl::number, *};
-use crate::wire::sasl::wipe;
+use crate::wire::sasl::{extend, wipe};
 
 /// A line that must be whole before it is handed on may be so long (RFC 4954 section 4 asks for no more); a longer one is
 /// handed on as it comes.
@@ -111,7 +111,7 @@ impl Watcher {
             self.line(line)
         } else {
             let mut whole = mem::take(&mut self.client.held);
-            whole.extend_from_slice(line);
+            extend(&mut whole, line);
             let verdict = self.line(&whole);
             self.client.held = whole;
             verdict

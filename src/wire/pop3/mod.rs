@@ -22,7 +22,10 @@ use std::{collections::VecDeque, mem};
 
 pub use opening::{Opening, OpeningRules};
 
-use super::watch::{CopyId, Found, Hint, Message, Place, Step, Watch};
+use super::{
+    sasl::extend,
+    watch::{CopyId, Found, Hint, Message, Place, Step, Watch},
+};
 use crate::message::WireText;
 use auth::Auth;
 use client::Saying;
@@ -166,7 +169,7 @@ impl Lane {
     fn hold<'a>(&mut self, input: &mut &'a [u8]) -> Option<Step<'a>> {
         let passed = self.pass(input);
         if passed.is_none() {
-            self.held.extend_from_slice(mem::take(input));
+            extend(&mut self.held, mem::take(input));
         }
         passed
     }
