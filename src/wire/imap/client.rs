@@ -4,7 +4,7 @@
 //! nothing more of the client is read. A line that may name the user is held back until that is known.
 
 use super::{
-    COMMANDS, COMMANDS_MAX, LITERAL, Move, Side, TAG_BYTES_MAX, Verdict, Watcher,
+    COMMANDS, COMMANDS_MAX, LITERAL, Move, REPLY, Side, TAG_BYTES_MAX, Verdict, Watcher,
     command::{self, Authenticating, Command, Kind},
     lexis::{Literal, NAME_BYTES_MAX},
     line::{Line, Whole},
@@ -21,6 +21,8 @@ pub(super) struct Client {
     /// The server's `+` decides what the next bytes are.
     awaits: bool,
     line: Line,
+    /// The line under way was answered when it was so long: its end alone may follow.
+    answered: Option<usize>,
     unfinished: Unfinished,
     serial: u32,
     /// LOGIN with its name in a literal: what is with the server already, and what is held back.
@@ -156,6 +158,13 @@ impl Watcher {
     }
 
     fn command(&mut self, whole: &Whole<'_>) -> Verdict {
+        if let Some(answered) = self.client.answered.take() {
+            // The server may have taken more text for another command.
+            if whole.long || whole.text.len() != answered || whole.literal != Ok(None) {
+                self.lost(Side::Client, REPLY);
+            }
+            return Verdict::Forward;
+        }
         if whole.text.is_empty() && whole.literal == Ok(None) {
             return Verdict::Forward;
         }
@@ -440,6 +449,23 @@ impl Watcher {
     pub(super) fn continued(&mut self) {
         self.client.awaits = false;
         self.end_literal();
+    }
+
+    /// The server answered the line under way, whose end is still to come: to SETQUOTA both Dovecot and Cyrus do so, when
+    /// they have its list. Is it that, and of no consequence?
+    pub(super) fn answered_early(&mut self, tag: &[u8]) -> bool {
+        let client = &mut self.client;
+        let line = &client.line;
+        let is_said = line.passed > 0 && line.unsaid().is_empty() && !line.is_long();
+        if !is_said || client.answered.is_some() || !matches!(client.state, State::Line) {
+            return false;
+        }
+        let (of, kind) = command::parse(&line.kept);
+        let is_it = of == tag && matches!(kind, Kind::Other);
+        if is_it {
+            client.answered = Some(line.kept.len());
+        }
+        is_it
     }
 
     /// The server answered this command.

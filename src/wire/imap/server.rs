@@ -327,15 +327,19 @@ impl Watcher {
         let (tag, rest) = split_word(text);
         let (status, text) = split_word(rest);
         let ok = is(status, "OK");
+        let is_reply = ok || is(status, "NO") || is(status, "BAD");
         let at = self
             .commands
             .iter()
             .position(|command| *command.tag == *tag);
         let Some(command) = at
-            .filter(|_| ok || is(status, "NO") || is(status, "BAD"))
+            .filter(|_| is_reply)
             .and_then(|at| self.commands.remove(at))
         else {
-            return self.lost(Side::Server, REPLY);
+            if !is_reply || !self.answered_early(tag) {
+                self.lost(Side::Server, REPLY);
+            }
+            return;
         };
         if self.commands.is_empty() {
             self.commands = Default::default();
