@@ -190,6 +190,13 @@ impl Splice {
                         None => End::Server,
                     }),
                     Ok(Came::Turn(turn)) => turn,
+                    // It has closed without reading that we would, as it may when the client has taken its leave.
+                    Err(End::Lost(Side::Server, cause))
+                        if client_ended && !self.copies.has_saved() =>
+                    {
+                        debug!(session = %self.session, %cause, "closed behind the client");
+                        Turn::End(End::Server)
+                    }
                     Err(end) => Turn::End(end),
                 });
             }
@@ -248,9 +255,14 @@ impl Splice {
         loop {
             if buffer.is_empty() {
                 busy.store(false, Relaxed);
-                let count = from.read(&mut buffer).await;
+                let read = from.read(&mut buffer).await;
                 busy.store(true, Relaxed);
-                if count.map_err(|error| End::Lost(side, error))? == 0 {
+                let count = match read {
+                    // TLS that ends without a word, as many end it: both protocols say by themselves when all is said.
+                    Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => 0,
+                    read => read.map_err(|error| End::Lost(side, error))?,
+                };
+                if count == 0 {
                     // To one that is gone already there is nothing to say.
                     let _ = to.shutdown().await;
                     busy.store(false, Relaxed);
