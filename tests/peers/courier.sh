@@ -24,9 +24,12 @@ case $ACTION in
     chown -R $MAIL_UID:$MAIL_UID "$DIR/mail"
     printf 'authmodulelist="authuserdb"\nauthmodulelistorig="authuserdb"\ndaemons=3\nauthdaemonvar=/run/courier/authdaemon\nDEBUG_LOGIN=0\n' > "$DIR/etc/authdaemonrc"
     printf 'PREFIX=/usr\n' > "$DIR/etc/authlibrc"
+    # imapd asks gamin, which must know its user by name: else each login waits 1.2 s for it in vain
+    { cat /etc/passwd; echo "courier-peer:x:$MAIL_UID:$MAIL_UID::/:/bin/false"; } > "$DIR/etc/passwd"
     { cat <<'SH'
 set -e
-mount --bind "$1/etc" /etc/courier; mount --bind "$1/run" /run/courier
+mount --bind "$1/etc" /etc/courier; mount --bind "$1/run" /run/courier; mount --bind "$1/etc/passwd" /etc/passwd
+export GAM_CLIENT_ID=${1##*/}
 makeuserdb
 set -a; . /etc/courier/authdaemonrc; set +a
 SH
@@ -57,6 +60,12 @@ SH
     spawn courier unshare --mount --propagation private bash "$DIR/run.sh" "$DIR"
     wait_port "$LISTEN_ADDR" "$IMAP_PORT" "$DIR/log/courier.out"; wait_port "$LISTEN_ADDR" "$POP3_PORT" "$DIR/log/courier.out"
     echo "courier.sh: up"; say_env IMAP="$LISTEN_ADDR:$IMAP_PORT" POP3="$LISTEN_ADDR:$POP3_PORT" ${TLS:+IMAPS="$LISTEN_ADDR:$IMAPS_PORT" POP3S="$LISTEN_ADDR:$POP3S_PORT" CA="$DIR/tls/ca.pem"} MAIL="$DIR/mail" ;;
-  stop) stop_all; echo "courier.sh: stopped" ;;
+  stop)
+    stop_all
+    # what imapd has started of gamin's would stay for half a minute
+    for p in $(pgrep -u $MAIL_UID -x gam_server); do
+      if grep -qzx "GAM_CLIENT_ID=${DIR##*/}" "/proc/$p/environ"; then kill "$p"; fi
+    done
+    echo "courier.sh: stopped" ;;
   status) status_all ;;
 esac
