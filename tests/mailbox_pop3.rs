@@ -7,7 +7,7 @@ use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Command,
     thread,
     time::Duration,
 };
@@ -15,38 +15,20 @@ use std::{
 use socket2::{Domain, Socket, Type};
 
 use crate::{
-    interop_smtp::python,
     kit::{ImapClient, Mail, MailServer, Mailtee, TestDir, daemon, mailbox::Kind, wait_until},
     mailbox_imap::before,
+    mailbox_rig::{Tls, Way, has_plain_header},
 };
 
 /// So many messages are in each account before the work begins.
 const SEEDED: u64 = 40;
 
-/// How both legs are secured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Tls {
-    None,
-    Stls,
-    Implicit,
-}
-
-/// mailtee before a server, and two accounts in it that begin alike.
+/// mailtee before a server, and two accounts in it that begin alike; both legs are secured alike.
 struct Rig {
     kind: Kind,
     server: MailServer,
     mailtee: Mailtee,
     tls: Tls,
-}
-
-/// One of the two ways to an account.
-struct Way {
-    name: &'static str,
-    address: SocketAddr,
-    user: (String, String),
-    dir: TestDir,
-    tls: Tls,
-    ca: PathBuf,
 }
 
 fn quoted(path: PathBuf) -> String {
@@ -68,7 +50,7 @@ impl Rig {
         };
         let mailtee = match tls {
             Tls::None => before("pop3", server.pop3()),
-            Tls::Stls => secured(before("pop3", server.pop3()), "starttls", "starttls"),
+            Tls::Start => secured(before("pop3", server.pop3()), "starttls", "starttls"),
             Tls::Implicit => {
                 let upstream = server.peer.address("POP3S");
                 secured(before("pop3", upstream), "implicit", "implicit")
@@ -83,14 +65,8 @@ impl Rig {
     }
 
     fn way(&self, name: &'static str, number: u32, address: SocketAddr) -> Way {
-        Way {
-            name,
-            address,
-            user: self.server.user(number),
-            dir: TestDir::new(),
-            tls: self.tls,
-            ca: self.server.peer.dir().join("tls/ca.pem"),
-        }
+        let ca = self.server.peer.dir().join("tls/ca.pem");
+        Way::new(name, address, self.server.user(number), self.tls, ca)
     }
 
     /// The same mail in the same order; gives it as the server keeps it.
@@ -144,7 +120,7 @@ impl Rig {
             Kind::Dovecot | Kind::Cyrus => assert!(self.seed(2) == seeded),
         }
         let direct = match self.tls {
-            Tls::None | Tls::Stls => self.server.pop3(),
+            Tls::None | Tls::Start => self.server.pop3(),
             Tls::Implicit => self.server.peer.address("POP3S"),
         };
         let direct = work(&self.way("directly", 1, direct));
@@ -188,69 +164,12 @@ impl Rig {
     }
 }
 
-/// Is there no byte in it that is not ASCII?
-fn has_plain_header(message: &[u8]) -> bool {
-    let end = message.windows(4).position(|w| w == b"\r\n\r\n");
-    message[..end.unwrap_or(message.len())].is_ascii()
-}
-
-impl Way {
-    fn host(&self) -> String {
-        self.address.ip().to_string()
-    }
-
-    fn port(&self) -> String {
-        self.address.port().to_string()
-    }
-
-    fn write(&self, name: &str, text: &str) -> PathBuf {
-        use std::os::unix::fs::PermissionsExt as _;
-        let path = self.dir.join(name);
-        fs::write(&path, text).expect("a file of the client's");
-        // fetchmail reads no configuration that others may read
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("its mode");
-        path
-    }
-
-    /// Runs a client to its end, within two minutes; gives what it printed.
-    #[track_caller]
-    fn run(&self, program: &str, arguments: &[&str]) -> String {
-        let output = Command::new("timeout")
-            .args(["120", program])
-            .args(arguments)
-            .env("HOME", self.dir.path())
-            .env("LC_ALL", "C.UTF-8")
-            .current_dir(self.dir.path())
-            .stdin(Stdio::null())
-            .output()
-            .expect("timeout");
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(
-            output.status.success(),
-            "{program} ({}): {}\n{said}\n{}",
-            self.name,
-            output.status,
-            String::from_utf8_lossy(&output.stderr)
-        );
-        said
-    }
-
-    fn script(&self, name: &str, more: &[&str]) -> String {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/mailbox");
-        let script = folder.join(name).display().to_string();
-        let (host, port) = (self.host(), self.port());
-        let mut arguments = vec![script.as_str(), &host, &port];
-        arguments.extend(more);
-        self.run(&python().display().to_string(), &arguments)
-    }
-}
-
 fn poplib(way: &Way) -> String {
     let ca = way.ca.display().to_string();
     let mut arguments = vec![way.user.0.as_str(), &way.user.1];
     match way.tls {
         Tls::None => {}
-        Tls::Stls => arguments.extend(["stls", &ca]),
+        Tls::Start => arguments.extend(["stls", &ca]),
         Tls::Implicit => arguments.extend(["implicit", &ca]),
     }
     way.script("pop3_work.py", &arguments)
@@ -273,7 +192,7 @@ fn poplib_before_courier() {
 
 #[test]
 fn poplib_with_stls_on_both_legs() {
-    Rig::before(Kind::Dovecot, Tls::Stls).same(poplib);
+    Rig::before(Kind::Dovecot, Tls::Start).same(poplib);
 }
 
 #[test]
@@ -336,7 +255,7 @@ fn getmail(way: &Way) -> Vec<BTreeSet<Vec<u8>>> {
     }
     let retriever = match way.tls {
         Tls::Implicit => "SimplePOP3SSLRetriever",
-        Tls::None | Tls::Stls => "SimplePOP3Retriever",
+        Tls::None | Tls::Start => "SimplePOP3Retriever",
     };
     let rc = |name: &str, delete: bool| {
         let text = format!(
@@ -381,7 +300,7 @@ fn fetchmail(way: &Way) -> String {
     let mbox = way.dir.join("mbox");
     let secured = match way.tls {
         Tls::None => "sslproto \"\"".to_owned(),
-        Tls::Stls => format!("sslproto TLS1.2+ sslcertck sslcertfile {:?}", way.ca),
+        Tls::Start => format!("sslproto TLS1.2+ sslcertck sslcertfile {:?}", way.ca),
         Tls::Implicit => format!("ssl sslcertck sslcertfile {:?}", way.ca),
     };
     // the name in the certificate
@@ -411,7 +330,7 @@ fn fetchmail_before_dovecot() {
 
 #[test]
 fn fetchmail_with_stls_on_both_legs() {
-    Rig::before(Kind::Dovecot, Tls::Stls).same(fetchmail);
+    Rig::before(Kind::Dovecot, Tls::Start).same(fetchmail);
 }
 
 #[test]
@@ -488,7 +407,7 @@ fn pipelined_before_courier() {
 
 #[test]
 fn nothing_said_in_clear_is_heard_within_tls() {
-    let rig = Rig::before(Kind::Dovecot, Tls::Stls);
+    let rig = Rig::before(Kind::Dovecot, Tls::Start);
     let way = rig.way("through", 1, rig.mailtee.frontend);
     let ca = way.ca.display().to_string();
     way.script("pop3_injection.py", &[&ca]);

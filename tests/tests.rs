@@ -29,6 +29,9 @@ mod forward_faulty;
 #[allow(unreachable_pub, reason = "the kit offers more than one topic takes")]
 mod vault_kit;
 
+/// Two ways to a mailbox server, directly and through mailtee, and what clients need to go them.
+mod mailbox_rig;
+
 /// A domain with its DNS server and its web servers.
 mod domain_rig;
 
@@ -152,6 +155,15 @@ mod mailbox_sasl;
 
 /// Five thousand IMAP sessions in IDLE before a real Dovecot, and the one too many.
 mod mailbox_load;
+
+/// IMAP clients before real Dovecot, Cyrus and Courier, directly and through the proxy: the same, and all of it copied.
+mod mailbox_clients;
+
+/// mbsync and offlineimap: both sides of a synchronized account stay what they are without the proxy.
+mod mailbox_sync;
+
+/// mutt in a terminal, as somebody sits before it.
+mod mailbox_mutt;
 
 /// SMTP implementations that nobody here wrote, as client and as next hop.
 mod interop_smtp;
