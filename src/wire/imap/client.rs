@@ -4,7 +4,8 @@
 //! nothing more of the client is read. A line that may name the user is held back until that is known.
 
 use super::{
-    COMMANDS, COMMANDS_MAX, LITERAL, Move, REPLY, Side, TAG_BYTES_MAX, Verdict, Watcher,
+    COMMANDS, COMMANDS_MAX, LITERAL, Move, REPLICATION, REPLY, Side, TAG_BYTES_MAX, Verdict,
+    Watcher,
     command::{self, Authenticating, Command, Kind},
     lexis::{Literal, NAME_BYTES_MAX},
     line::{Line, Whole},
@@ -181,6 +182,10 @@ impl Watcher {
         let mut dialogue = None;
         match &mut kind {
             Kind::StartTls => return self.starttls(tag),
+            Kind::Replicate => {
+                self.lost(Side::Client, REPLICATION);
+                return Verdict::Forward;
+            }
             Kind::Id if literal.is_none() && !whole.long => {
                 if let Some(line) = command::without_multiplex(whole.raw) {
                     verdict = Verdict::Replace(line);

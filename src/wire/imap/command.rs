@@ -31,6 +31,8 @@ pub(super) enum Kind {
     Save(Box<Saving>),
     /// COPY, MOVE.
     Copy,
+    /// Cyrus's SYNCAPPLY and what else a replica is fed by.
+    Replicate,
     Other,
 }
 
@@ -83,6 +85,7 @@ pub(super) fn parse(text: &[u8]) -> (&[u8], Kind) {
         b"APPEND" => save(rest, false),
         b"REPLACE" => save(rest, true),
         b"COPY" | b"MOVE" => Kind::Copy,
+        b"SYNCAPPLY" | b"SYNCGET" | b"SYNCRESTART" | b"SYNCRESTORE" => Kind::Replicate,
         b"UID" => {
             let (verb, rest) = split_word(rest);
             match verb.to_ascii_uppercase().as_slice() {

@@ -30,7 +30,15 @@ use command::Command;
 pub use opening::{Opening, OpeningRules};
 
 /// Why a watcher is blind; values of the label `reason`.
-pub const LOST_REASONS: &[&str] = &[COMPRESS, MULTIPLEX, LAYER, LITERAL, REPLY, COMMANDS];
+pub const LOST_REASONS: &[&str] = &[
+    COMPRESS,
+    MULTIPLEX,
+    LAYER,
+    REPLICATION,
+    LITERAL,
+    REPLY,
+    COMMANDS,
+];
 
 /// The server took up COMPRESS (RFC 4978).
 const COMPRESS: &str = "compress";
@@ -38,6 +46,8 @@ const COMPRESS: &str = "compress";
 const MULTIPLEX: &str = "multiplex";
 /// A SASL mechanism that may encrypt what follows.
 const LAYER: &str = "security-layer";
+/// Cyrus feeds a replica, with literals of a form of its own.
+const REPLICATION: &str = "replication";
 /// What may be a literal and may be none.
 const LITERAL: &str = "literal";
 /// The server answered what nobody asked.

@@ -389,7 +389,12 @@ impl Watcher {
             }
             Kind::Logout | Kind::Deselect => self.leave_folder(),
             Kind::Copy => self.hint(Hint::Unseen),
-            Kind::Select(_) | Kind::StartTls | Kind::Idle | Kind::Id | Kind::Other => {}
+            Kind::Select(_)
+            | Kind::StartTls
+            | Kind::Idle
+            | Kind::Id
+            | Kind::Replicate
+            | Kind::Other => {}
         }
     }
 
