@@ -32,6 +32,9 @@ mod vault_kit;
 /// Two ways to a mailbox server, directly and through mailtee, and what clients need to go them.
 mod mailbox_rig;
 
+/// What an IMAP client says and hears, written down.
+mod mailbox_dialogue;
+
 /// A domain with its DNS server and its web servers.
 mod domain_rig;
 
@@ -164,6 +167,9 @@ mod mailbox_sync;
 
 /// mutt in a terminal, as somebody sits before it.
 mod mailbox_mutt;
+
+/// Every capability that Dovecot, Cyrus and Courier announce, used directly and through the proxy.
+mod mailbox_extensions;
 
 /// SMTP implementations that nobody here wrote, as client and as next hop.
 mod interop_smtp;
