@@ -239,9 +239,11 @@ impl Watcher {
         verdict
     }
 
-    /// Ours to answer. Not before all else is answered: the handshake comes right behind the reply.
+    /// Ours to answer. Not before all else is answered, nor within something that the server is saying: the handshake comes
+    /// right behind the reply.
     fn starttls(&mut self, tag: &[u8]) -> Verdict {
-        if !self.commands.is_empty() {
+        let server_is_quiet = self.server.is_between_lines() && self.to_client.is_empty();
+        if !self.commands.is_empty() || !server_is_quiet {
             return Verdict::Wait;
         }
         let reply = |text: &str| [tag, text.as_bytes()].concat();
