@@ -24,7 +24,8 @@ pub(super) struct Doubt;
 pub(super) struct Framing {
     quoted: bool,
     escaped: bool,
-    before: u8,
+    /// Within a word.
+    joined: bool,
     mark: Mark,
 }
 
@@ -65,7 +66,7 @@ impl Framing {
             (_, b'{') => Mark::Digits {
                 number: Some(0),
                 any: false,
-                apart: matches!(self.before, 0 | b' ' | b'(' | b'[' | b'~'),
+                apart: !self.joined,
             },
             (Mark::Digits { number, apart, .. }, b'0'..=b'9') => Mark::Digits {
                 number: number
@@ -113,7 +114,7 @@ impl Framing {
             },
             _ => Mark::None,
         };
-        self.before = byte;
+        self.joined = !matches!(byte, b' ' | b'(' | b'[' | b'~');
     }
 
     /// At the LF.
@@ -307,6 +308,7 @@ mod tests {
             ("a \"{1}\"\r\n", Ok(None)),
             ("a \"\\\"\" {1}\r\n", literal(1, true)),
             ("a x{1}\r\n", Err(Doubt)),
+            ("a \0{1}\r\n", Err(Doubt)),
             ("a {1}\n", Err(Doubt)),
             ("a \"b {1}\r\n", Err(Doubt)),
             ("a {18446744073709551616}\r\n", Err(Doubt)),

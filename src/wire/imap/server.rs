@@ -16,6 +16,9 @@ use crate::{
     wire::watch::{CopyId, Found, Hint, Message, Step},
 };
 
+/// The words by which untagged lines are told apart are shorter.
+const WORD_BYTES_MAX: usize = 20;
+
 #[derive(Debug, Default)]
 pub(super) struct Server {
     mode: Mode,
@@ -100,21 +103,15 @@ fn classify(text: &[u8]) -> Option<Class> {
         },
         [b'+', b'\r' | b'\n', ..] => class(Said::Continue, false),
         [b'*', b' ', text @ ..] => {
-            let Some((word, rest)) = word(text, is_whole) else {
-                return (text.len() > 20).then_some(Class {
-                    kind: Said::Data,
-                    held: false,
-                });
+            let Some((first, rest)) = word(text, is_whole, WORD_BYTES_MAX)? else {
+                return class(Said::Data, false);
             };
-            match word.to_ascii_uppercase().as_slice() {
+            match first.to_ascii_uppercase().as_slice() {
                 b"OK" | b"PREAUTH" | b"NO" | b"BAD" | b"BYE" => carries(rest, Said::Status),
                 b"CAPABILITY" => class(Said::Data, true),
                 count if !count.is_empty() && count.iter().all(u8::is_ascii_digit) => {
-                    let Some((verb, rest)) = self::word(rest, is_whole) else {
-                        return (rest.len() > 20).then_some(Class {
-                            kind: Said::Data,
-                            held: false,
-                        });
+                    let Some((verb, rest)) = word(rest, is_whole, WORD_BYTES_MAX)? else {
+                        return class(Said::Data, false);
                     };
                     let uid = is(verb, "UIDFETCH").then(|| number(count)).flatten();
                     if !is(verb, "FETCH") && !is(verb, "UIDFETCH") {
@@ -127,11 +124,8 @@ fn classify(text: &[u8]) -> Option<Class> {
             }
         }
         _ => {
-            let Some((_, rest)) = word(text, is_whole) else {
-                return (text.len() > TAG_BYTES_MAX).then_some(Class {
-                    kind: Said::Tagged,
-                    held: false,
-                });
+            let Some((_, rest)) = word(text, is_whole, TAG_BYTES_MAX)? else {
+                return class(Said::Tagged, false);
             };
             match starts(rest, b"OK ", is_whole)? {
                 true => carries(&rest[3..], Said::Tagged),
@@ -141,11 +135,16 @@ fn classify(text: &[u8]) -> Option<Class> {
     }
 }
 
-/// The word up to its space or the line's end, if that is there, and what is behind.
-fn word(text: &[u8], is_whole: bool) -> Option<(&[u8], &[u8])> {
-    match memchr::memchr3(b' ', b'\r', b'\n', text) {
-        Some(end) if text[end] == b' ' => Some((&text[..end], &text[end + 1..])),
-        Some(end) => is_whole.then(|| (&text[..end], &text[text.len()..])),
+/// The word up to its space or the line's end, and what is behind. `Some(None)`: it is longer than any that is looked for.
+fn word(text: &[u8], is_whole: bool, bytes_max: usize) -> Option<Option<(&[u8], &[u8])>> {
+    let start = &text[..text.len().min(bytes_max + 1)];
+    match memchr::memchr(b' ', start) {
+        Some(end) => Some(Some((&text[..end], &text[end + 1..]))),
+        None if start.len() > bytes_max => Some(None),
+        None if is_whole => {
+            let word = text.strip_suffix(b"\n").unwrap_or(text);
+            Some(Some((word.strip_suffix(b"\r").unwrap_or(word), b"")))
+        }
         None => None,
     }
 }
