@@ -162,6 +162,7 @@ fn run(name: &str, case: &str, size: usize) {
         assert_eq!(session.is_put_off(), turn.put_off, "{at}: put off");
         let mut up = std::mem::take(&mut session.to_server);
         let mut down = std::mem::take(&mut session.to_client);
+        down.append(&mut session.replies);
         let (ahead, back) = match turn.by_client {
             true => (&mut up, &mut down),
             false => (&mut down, &mut up),

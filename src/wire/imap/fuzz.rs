@@ -1,9 +1,13 @@
-//! Entries for the fuzz target in `tests/fuzz/`, for the property tests and for the cases: a session carried as whoever
+//! Entries for the fuzz targets in `tests/fuzz/`, for the property tests and for the cases: a session carried as whoever
 //! carries the bytes must do it.
 
 use std::collections::BTreeMap;
 
-use super::{Rules, Watcher};
+mod lexis;
+
+pub use lexis::lexis;
+
+use super::{COMMANDS_MAX, COPIES_MAX, Rules, Watcher};
 use crate::wire::watch::{CopyId, Found, Hint, Message, Step, Watch};
 
 /// A session between a client and a server that are not there.
@@ -16,6 +20,8 @@ pub struct Session {
     put_off: Vec<u8>,
     pub to_server: Vec<u8>,
     pub to_client: Vec<u8>,
+    /// What the client heard from us.
+    pub replies: Vec<u8>,
     copies: BTreeMap<u32, (Message, Vec<u8>)>,
     pub seen: Vec<Seen>,
 }
@@ -44,6 +50,17 @@ pub enum Seen {
     Lost(&'static str),
 }
 
+impl Seen {
+    /// Without what has been heard by then: of a line that is not whole it is less or more.
+    fn timeless(&self) -> Self {
+        let mut seen = self.clone();
+        if let Self::Login { heard, .. } | Self::Committed { heard, .. } = &mut seen {
+            *heard = 0;
+        }
+        seen
+    }
+}
+
 impl Session {
     pub fn new(rules: Rules, size: usize) -> Self {
         Self {
@@ -52,6 +69,7 @@ impl Session {
             put_off: Vec::new(),
             to_server: Vec::new(),
             to_client: Vec::new(),
+            replies: Vec::new(),
             copies: BTreeMap::new(),
             seen: Vec::new(),
         }
@@ -98,16 +116,16 @@ impl Session {
     }
 
     fn step(&mut self, step: Step<'_>, from_client: bool) {
-        let (ahead, back) = match from_client {
-            true => (&mut self.to_server, &mut self.to_client),
-            false => (&mut self.to_client, &mut self.to_server),
+        let ahead = match from_client {
+            true => &mut self.to_server,
+            false => &mut self.to_client,
         };
         let seen = match step {
             Step::Pass(bytes) => return ahead.extend_from_slice(bytes),
             Step::Say(bytes) => return ahead.extend(bytes),
-            Step::Reply(bytes) => return back.extend(bytes),
+            Step::Reply(bytes) => return self.reply(bytes),
             Step::StartTls { reply } => {
-                back.extend(reply);
+                self.reply(reply);
                 self.watcher.secured();
                 Seen::StartTls
             }
@@ -153,6 +171,15 @@ impl Session {
         self.seen.push(seen);
     }
 
+    fn reply(&mut self, bytes: Vec<u8>) {
+        let server = &self.watcher.server;
+        assert!(
+            server.is_between_lines(),
+            "the client hears it within something else"
+        );
+        self.replies.extend(bytes);
+    }
+
     fn ended(&mut self, copy: CopyId) -> (Message, Vec<u8>) {
         let copy = self.copies.remove(&copy.0);
         copy.expect("the end of a copy that has begun")
@@ -162,13 +189,50 @@ impl Session {
 /// Two lines of 8 KiB in buffers that grow by doubling, and a name.
 const HELD_BYTES_MAX: usize = 40 << 10;
 
+/// All that was said by either side, and what came of it.
+struct Talk {
+    by_client: Vec<u8>,
+    by_server: Vec<u8>,
+    session: Session,
+    /// The client spoke before it was its turn: what it said is read as soon as the server has said enough.
+    was_put_off: bool,
+}
+
 /// Bytes of either side, as they come: 0xfe and 0xff say that what follows is the client's or the server's. Whatever they
-/// are, little is held; and what is said is heard, in its order, unless it has a word that is edited.
+/// are, little is held; chunking changes nothing; what is said is heard, in its order, but for lines that are edited; and
+/// what is copied was said.
 pub fn scramble(input: &[u8], size: usize) {
-    for starttls in [false, true] {
+    Talk::hold(input, size, true);
+    let talk = Talk::hold(input, size, false);
+    talk.check();
+    if talk.was_put_off {
+        return;
+    }
+    let whole = Talk::hold(input, usize::MAX, false).session;
+    let session = &talk.session;
+    // A name that the server had to ask for is told when the client is next attended to.
+    let parted = |session: &Session| -> (Vec<Seen>, Vec<Seen>) {
+        let seen = session.seen.iter().map(Seen::timeless);
+        seen.partition(|seen| matches!(seen, Seen::Login { .. }))
+    };
+    assert_eq!(parted(&whole), parted(session));
+    assert_eq!(whole.replies, session.replies);
+    assert!(
+        whole.to_server == session.to_server,
+        "the server hears something else in pieces"
+    );
+    assert!(
+        whole.to_client == session.to_client,
+        "the client hears something else in pieces"
+    );
+    assert_eq!(whole.watcher.place(), session.watcher.place());
+}
+
+impl Talk {
+    fn hold(input: &[u8], size: usize, starttls: bool) -> Self {
         let mut session = Session::new(Rules { starttls }, size);
         let (mut by_client, mut by_server) = (Vec::new(), Vec::new());
-        let mut from_client = false;
+        let (mut from_client, mut was_put_off) = (false, false);
         for said in input.split_inclusive(|byte| *byte >= 0xfe) {
             let (said, next) = match said.split_last() {
                 Some((side @ 0xfe.., said)) => (said, *side == 0xfe),
@@ -182,28 +246,103 @@ pub fn scramble(input: &[u8], size: usize) {
                 session.server(said);
             }
             from_client = next;
+            was_put_off |= session.is_put_off();
             let watcher = &session.watcher;
             let held = watcher.client.held() + watcher.server.held();
             assert!(held <= HELD_BYTES_MAX, "{held} bytes are held");
-        }
-        let edited = [&b"CAPABILITY"[..], b"STARTTLS", b"X-MULTIPLEX"];
-        let is_edited = edited.iter().any(|word| {
-            let mut places = input.windows(word.len());
-            places.any(|place| place.eq_ignore_ascii_case(word))
-        });
-        if !is_edited {
-            let watcher = &mut session.watcher;
-            session.to_server.extend(watcher.client.give_up());
-            session.to_server.append(&mut session.put_off);
-            session.to_client.extend(watcher.server.give_up());
             assert!(
-                session.to_server == by_client,
-                "the server hears something else"
+                watcher.commands.len() <= COMMANDS_MAX,
+                "too many are remembered"
             );
+            assert!(session.copies.len() <= COPIES_MAX as usize);
+        }
+        // What is held at the end is as good as heard.
+        let watcher = &mut session.watcher;
+        session.to_server.extend(watcher.client.give_up());
+        session.to_server.append(&mut session.put_off);
+        session.to_client.extend(watcher.server.give_up());
+        Self {
+            by_client,
+            by_server,
+            session,
+            was_put_off,
+        }
+    }
+
+    fn check(&self) {
+        let session = &self.session;
+        let to_server = &session.to_server;
+        heard(
+            &self.by_client,
+            to_server,
+            b"X-MULTIPLEX",
+            Some(b"STARTTLS"),
+        );
+        heard(&self.by_server, &session.to_client, b"CAPABILITY", None);
+        if find(&self.by_client, b"STARTTLS").is_none() {
+            assert_eq!(
+                session.replies.escape_ascii().to_string(),
+                "",
+                "nobody asked us"
+            );
+        }
+        for seen in &session.seen {
+            let Seen::Committed {
+                message, content, ..
+            } = seen
+            else {
+                continue;
+            };
+            let (said, is_joined) = match message {
+                Message::Saved { .. } => {
+                    assert!(find(&self.by_server, b" OK").is_some(), "saved by whom?");
+                    (
+                        &self.by_client,
+                        find(&self.by_client, b"CATENATE").is_some(),
+                    )
+                }
+                Message::Read { .. } => (&self.by_server, self.by_server.contains(&b'\\')),
+            };
+            let did_pass = match is_joined {
+                true => is_within(content, said),
+                false => memchr::memmem::find(said, content).is_some(),
+            };
             assert!(
-                session.to_client == by_server,
-                "the client hears something else"
+                did_pass,
+                "copied and never said: {}",
+                content.escape_ascii()
             );
         }
     }
+}
+
+/// Line by line: as it was said, or less of it where it has the word by which it is edited, or nothing where we answer it.
+fn heard(said: &[u8], heard: &[u8], edited: &[u8], answered: Option<&[u8]>) {
+    let mut heard = heard.split_inclusive(|byte| *byte == b'\n').peekable();
+    for line in said.split_inclusive(|byte| *byte == b'\n') {
+        let has = |word| find(line, word).is_some();
+        match heard.peek() {
+            Some(same) if *same == line => {}
+            Some(other) if has(edited) && other.len() > 5 && is_within(other, line) => {}
+            _ if answered.is_some_and(has) => continue,
+            other => panic!(
+                "{:?} is heard for {:?}",
+                other.map(|other| other.escape_ascii().to_string()),
+                line.escape_ascii().to_string()
+            ),
+        }
+        heard.next();
+    }
+    assert!(heard.next().is_none(), "more is heard than was said");
+}
+
+fn find(text: &[u8], word: &[u8]) -> Option<usize> {
+    let mut places = text.windows(word.len());
+    places.position(|place| place.eq_ignore_ascii_case(word))
+}
+
+/// Is `part` what remains of `whole` when some bytes are left out?
+fn is_within(part: &[u8], whole: &[u8]) -> bool {
+    let mut whole = whole.iter();
+    part.iter().all(|byte| whole.any(|other| other == byte))
 }
