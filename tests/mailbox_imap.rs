@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use mailtee::message::{Acceptance, Fidelity, Origin, Placement, Protocol};
 
-use crate::kit::{Archive, ImapClient, Mail, MailServer, Mailtee, daemon::Setting, mailbox::Kind};
+use crate::kit::{
+    Archive, ImapClient, Mail, MailServer, Mailtee, daemon::Setting, mailbox::Kind, wait_until,
+};
 
 const FORWARDED: Duration = Duration::from_secs(60);
 
@@ -116,6 +118,11 @@ fn a_message_without_a_number_is_known_by_its_bytes() {
     client.ok("SELECT INBOX");
     client.ok("FETCH 1 BODY.PEEK[]");
     client.ok("FETCH 1 RFC822");
+    wait_until(FORWARDED, "what was read has its copy", || {
+        let captured = [("outcome", "captured")];
+        let captured = mailtee.metrics().find("captured_messages_total", &captured);
+        (captured == Some(1.0)).then_some(())
+    });
     let archive = archive(&mailtee);
     assert_eq!(archive.one_with(&message, "the message").sightings.len(), 1);
 }
