@@ -1,8 +1,15 @@
 #!/usr/bin/env python3
-"""report.py FIGURES README - turns lines of JSON into the README's table: between its benchmark markers, or at its end."""
+"""report.py FIGURES README - turns lines of JSON into the README's tables, each between its markers; one that has no figures stays.
+
+A figure may name its `table`; the markers of a table that is not there yet go to the end.
+"""
 import json, os, platform, sys
 
-BEGIN, END = "<!-- benchmarks: written by benches/run -->", "<!-- end of benchmarks -->"
+END = "<!-- end of benchmarks -->"
+
+
+def begin(table):
+    return f"<!-- benchmarks{', ' + table if table else ''}: written by benches/run -->"
 
 
 def cell(row):
@@ -23,15 +30,17 @@ def machine():
 figures, readme = sys.argv[1:]
 with open(figures) as f:
     rows = [json.loads(line) for line in f]
-table = "\n".join([BEGIN, f"Measured on {machine()}, everything on this one machine: compare with what stands beside it, not with other machines.", "",
-                   "| figure | here | against, in the same run | aim | |", "|---|---|---|---|---|", *map(cell, rows), END])
 with open(readme) as f:
     text = f.read()
-if BEGIN in text and END in text:
-    head, rest = text.split(BEGIN, 1)
-    text = head + table + rest.split(END, 1)[1]
-else:
-    text = text.rstrip("\n") + "\n\n## How fast\n\n" + table + "\n"
+for name in dict.fromkeys(row.get("table") for row in rows):
+    mine = [cell(row) for row in rows if row.get("table") == name]
+    table = "\n".join([begin(name), f"Measured on {machine()}, everything on this one machine: compare with what stands beside it, not with other machines.",
+                       "", "| figure | here | against, in the same run | aim | |", "|---|---|---|---|---|", *mine, END])
+    if begin(name) in text:
+        head, rest = text.split(begin(name), 1)
+        text = head + table + rest.split(END, 1)[1]
+    else:
+        text = text.rstrip("\n") + "\n\n" + table + "\n"
+    print(table)
 with open(readme, "w") as f:
     f.write(text)
-print(table)

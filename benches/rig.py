@@ -1,8 +1,8 @@
-"""What the SMTP benchmarks are made of: peers and daemons in control groups of their own, a look at who used the processor.
+"""What the benchmarks beside mail servers are made of: peers and daemons in control groups of their own, a look at who used the processor.
 
 Linux and root. CPU time is a control group's (version 1 cpuacct, or version 2), so that forks and short lives count.
 """
-import os, re, shutil, socket, statistics, subprocess, time, urllib.request
+import json, os, re, shutil, socket, statistics, subprocess, time, urllib.request
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(HERE)
@@ -47,6 +47,23 @@ class Group:
                     break
                 except OSError:
                     time.sleep(0.1)
+
+
+class Figures:
+    """Where figures go: to a file, a line of JSON each, and to the terminal. `table`: the one of the README's that they belong to."""
+
+    def __init__(self, path, table=None):
+        self.out, self.table = open(path, "a"), table
+
+    def __call__(self, name, value, unit, against=None, base=None, aim=None, met=None):
+        ratio = value / base if base else None
+        row = dict(figure=name, value=round(value, 3), unit=unit, against=against, base=base and round(base, 3),
+                   ratio=ratio and round(ratio, 3), aim=aim, met=met, table=self.table)
+        self.out.write(json.dumps(row) + "\n")
+        self.out.flush()
+        verdict = {True: "met", False: "MISSED", None: ""}[met]
+        print(f"  {name}: {value:,.4g} {unit}" + (f" = {ratio:.2f} x {against} ({base:,.4g})" if ratio else "")
+              + (f"; aim: {aim}: {verdict}" if aim else ""), flush=True)
 
 
 def run(argv, group, env=None):

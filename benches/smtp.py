@@ -5,8 +5,8 @@ Usage: smtp.py --bin mailtee --work DIR --out FILE [--quick] [--only CASE,...]
 Cases: rates postfix milter latency link large idle. Each prints what it measured; FILE gets one line of JSON a figure:
 {"figure", "value", "unit", "against", "ratio", "aim", "met"}. Rounds go from peer to peer, so that a busy machine hits all.
 """
-import argparse, json, os, shutil, socket, subprocess, sys, time
-from rig import HERE, MIB, Group, Link, Mailtee, Peer, Sink, answers, config, frontend, median, quiet, run, target, vault_section
+import argparse, os, shutil, socket, subprocess, sys, time
+from rig import HERE, MIB, Figures, Group, Link, Mailtee, Peer, Sink, answers, config, frontend, median, quiet, run, target, vault_section
 
 p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 p.add_argument("--bin", required=True)
@@ -23,18 +23,7 @@ RUNS = 1 if a.quick else 3
 QUIET = 2 if a.quick else 60
 SESSIONS = 50
 local = lambda n: f"127.0.0.1:{B + n}"
-out = open(a.out, "a")
-
-
-def figure(name, value, unit, against=None, base=None, aim=None, met=None):
-    ratio = value / base if base else None
-    row = dict(figure=name, value=round(value, 3), unit=unit, against=against, base=base and round(base, 3),
-               ratio=ratio and round(ratio, 3), aim=aim, met=met)
-    out.write(json.dumps(row) + "\n")
-    out.flush()
-    verdict = {True: "met", False: "MISSED", None: ""}[met]
-    print(f"  {name}: {value:,.4g} {unit}" + (f" = {ratio:.2f} x {against} ({base:,.4g})" if ratio else "")
-          + (f"; aim: {aim}: {verdict}" if aim else ""), flush=True)
+figure = Figures(a.out)
 
 
 def source(port, count, sessions=SESSIONS, keep=False, size=a.size):
