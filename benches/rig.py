@@ -141,6 +141,12 @@ class Mailtee:
                 raise RuntimeError("mailtee ended")
             time.sleep(0.05)
 
+    def written(self):
+        """Waits until no more captures come."""
+        before = None
+        while before != (before := self.metric("captured_messages_total")):
+            time.sleep(0.1)
+
     def memory(self, field):
         """A field of /proc/PID/status in bytes: VmHWM is the peak, VmRSS now."""
         with open(f"/proc/{self.process.pid}/status") as f:
