@@ -14,8 +14,8 @@ pub(super) fn date_time(text: &[u8]) -> Option<UnixMillis> {
     let mut words = text.split_ascii_whitespace();
     let mut date = words.next()?.split('-');
     let day = date.next()?.parse().ok()?;
-    let month = date.next()?.to_ascii_lowercase();
-    let month = MONTHS.iter().position(|m| *m == month.as_bytes())?;
+    let month = date.next()?.as_bytes();
+    let month = MONTHS.iter().position(|m| m.eq_ignore_ascii_case(month))?;
     let year = date.next()?.parse().ok()?;
     let mut time = words.next()?.split(':').map(|part| part.parse::<i8>().ok());
     let (hour, minute, second) = (time.next()??, time.next()??, time.next()??);

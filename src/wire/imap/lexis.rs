@@ -62,11 +62,17 @@ impl Framing {
             b'"' => self.quoted = !self.quoted,
             _ => {}
         }
+        let is_joined = !matches!(byte, b' ' | b'(' | b'[' | b'~');
+        let was_joined = std::mem::replace(&mut self.joined, is_joined);
+        // Nearly every byte: nothing is announced, and this one announces nothing.
+        if byte != b'{' && matches!(self.mark, Mark::None) {
+            return;
+        }
         self.mark = match (self.mark, byte) {
             (_, b'{') => Mark::Digits {
                 number: Some(0),
                 any: false,
-                apart: !self.joined,
+                apart: !was_joined,
             },
             (Mark::Digits { number, apart, .. }, b'0'..=b'9') => Mark::Digits {
                 number: number
@@ -114,7 +120,6 @@ impl Framing {
             },
             _ => Mark::None,
         };
-        self.joined = !matches!(byte, b' ' | b'(' | b'[' | b'~');
     }
 
     /// At the LF.
