@@ -180,8 +180,8 @@ async fn session<S: Service>(
         proxied,
     };
     if refused.is_some() {
-        // Whoever does not even read its refusal is dropped.
-        let _ = timeout(REFUSAL_TIMEOUT, service.serve(connection)).await;
+        // Whoever does not even read its refusal is dropped. Boxed: the others are small without it.
+        let _ = timeout(REFUSAL_TIMEOUT, Box::pin(service.serve(connection))).await;
     } else {
         service.serve(connection).await;
     }

@@ -10,7 +10,8 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::AsyncWrite;
+use tokio_util::io::poll_read_buf;
 
 use crate::net::Stream;
 
@@ -42,16 +43,12 @@ impl Leg {
                 *buffer = Vec::new();
                 return Poll::Pending;
             }
-            buffer.resize(READ_BYTES, 0);
-            let mut space = ReadBuf::new(buffer);
-            let polled = Pin::new(&mut *stream).poll_read(cx, &mut space);
-            let count = space.filled().len();
+            buffer.reserve_exact(READ_BYTES);
+            let polled = poll_read_buf(Pin::new(&mut *stream), cx, buffer);
             if polled.is_pending() {
                 *buffer = Vec::new();
-                return Poll::Pending;
             }
-            buffer.truncate(count);
-            polled.map_ok(|()| count)
+            polled
         })
         .await
     }
