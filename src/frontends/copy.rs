@@ -30,7 +30,10 @@ pub(super) struct Copy {
 /// Content and its fingerprint.
 pub(super) struct Part {
     draft: Draft,
-    fingerprinter: Fingerprinter,
+    /// None: what there is is in memory, and hashed at its end.
+    fingerprinter: Option<Fingerprinter>,
+    /// So many bytes stay in memory.
+    room: u64,
     bytes: u64,
     /// For the disk to take what is written to it: large content goes there as it comes.
     patience: Duration,
@@ -75,16 +78,76 @@ impl Part {
         Ok(Self {
             patience,
             draft: journal.draft()?,
-            fingerprinter: Fingerprinter::new(),
+            fingerprinter: Some(Fingerprinter::new()),
+            room: 0,
             bytes: 0,
         })
     }
 
+    /// For content of about so many bytes that may come to nothing: where they have room in memory, no work is done
+    /// before [`finish`](Self::finish).
+    pub(super) fn begin_late(
+        journal: &Journal,
+        patience: Duration,
+        bytes: u64,
+    ) -> Result<Self, JournalError> {
+        let mut part = Self::begin(journal, patience)?;
+        if part.draft.hold(bytes) {
+            part.room = bytes;
+            part.fingerprinter = None;
+        }
+        Ok(part)
+    }
+
+    /// A digest of what there is, for who remembers content: the fastest to be had, so the same content may have two.
+    pub(super) fn digest(&self) -> [u8; 32] {
+        match &self.fingerprinter {
+            Some(fingerprinter) => fingerprinter.k1().0,
+            None => blake3::hash(self.unhashed()).into(),
+        }
+    }
+
+    fn unhashed(&self) -> &[u8] {
+        let held = self.draft.held();
+        held.expect("what goes to a file is hashed before")
+    }
+
+    /// The next bytes where they stay in memory; false: they do not, and must be [written](Self::write).
+    pub(super) fn write_held(&mut self, bytes: &[u8]) -> Result<bool, JournalError> {
+        if self.bytes + bytes.len() as u64 > self.room {
+            self.hash_from_here();
+        }
+        let is_held = self.draft.write_held(bytes)?;
+        if is_held {
+            self.count(bytes);
+        }
+        Ok(is_held)
+    }
+
     pub(super) async fn write(&mut self, bytes: &[u8]) -> Result<(), JournalError> {
-        self.bytes += bytes.len() as u64;
-        self.fingerprinter.update(bytes);
+        if self.write_held(bytes)? {
+            return Ok(());
+        }
+        self.hash_from_here();
+        self.count(bytes);
         let written = timeout(self.patience, self.draft.write(bytes)).await;
         written.unwrap_or_else(|_| Err(late("write in time")))
+    }
+
+    fn hash_from_here(&mut self) {
+        let held = self.draft.held();
+        self.fingerprinter.get_or_insert_with(|| {
+            let mut fingerprinter = Fingerprinter::new();
+            fingerprinter.update(held.unwrap_or_default());
+            fingerprinter
+        });
+    }
+
+    fn count(&mut self, bytes: &[u8]) {
+        self.bytes += bytes.len() as u64;
+        if let Some(fingerprinter) = &mut self.fingerprinter {
+            fingerprinter.update(bytes);
+        }
     }
 
     pub(super) fn bytes(&self) -> u64 {
@@ -93,19 +156,19 @@ impl Part {
 
     /// Nothing more comes.
     pub(super) fn finish(self) -> Whole {
+        let fingerprint = match self.fingerprinter {
+            Some(fingerprinter) => fingerprinter.finish(),
+            None => Fingerprinter::of(self.unhashed()),
+        };
         Whole {
             draft: self.draft,
             bytes: self.bytes,
-            fingerprint: self.fingerprinter.finish(),
+            fingerprint,
         }
     }
 }
 
 impl Whole {
-    pub(super) fn fingerprint(&self) -> &Fingerprint {
-        &self.fingerprint
-    }
-
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -194,5 +257,61 @@ impl Copy {
             discard_unheard: front.rules.hold_end || front.options.role == Role::Journal,
         };
         part.finish().commit(seen).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{journal, metrics::Metrics};
+
+    /// The digest before the end, and the fingerprint.
+    async fn hashed(mut part: Part, content: &[u8], size: usize) -> ([u8; 32], Fingerprint) {
+        for piece in content.chunks(size) {
+            part.write(piece).await.unwrap();
+        }
+        let digest = part.digest();
+        let whole = part.finish();
+        assert_eq!(whole.bytes, content.len() as u64);
+        (digest, whole.fingerprint)
+    }
+
+    #[tokio::test]
+    async fn the_fingerprint_is_the_same_whenever_it_is_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = journal::Options {
+            data_dir: dir.path().to_owned(),
+            segment_bytes: 64 << 10,
+            capacity_bytes: 64 << 20,
+            free_bytes_min: 0,
+            large_bytes_min: 16 << 10,
+            draft_memory_bytes: 1 << 20,
+            abandon_targets: Vec::new(),
+        };
+        let metrics = Arc::new(Metrics::new());
+        let journal = Journal::open(options, &["vault".to_owned()], metrics).unwrap();
+        let patience = Duration::from_secs(60);
+        for length in [0, 1, 700, 10_000, 30_000] {
+            let line = b"Subject: a message\r\n\r\nand its text\n";
+            let content: Vec<u8> = line.iter().copied().cycle().take(length).collect();
+            let expected = Fingerprinter::of(&content);
+            let mut digests = Vec::new();
+            for size in [7, 4_096, 100_000] {
+                let part = Part::begin(&journal, patience).unwrap();
+                let (digest, fingerprint) = hashed(part, &content, size).await;
+                assert_eq!((digest, fingerprint), (expected.k1.0, expected));
+                // As announced; less and more than was announced.
+                for announced in [length, length + 100, length / 2, 0] {
+                    let part = Part::begin_late(&journal, patience, announced as u64).unwrap();
+                    let (digest, fingerprint) = hashed(part, &content, size).await;
+                    assert_eq!(fingerprint, expected, "{length} in {size} of {announced}");
+                    if announced == length {
+                        digests.push(digest);
+                    }
+                }
+            }
+            digests.dedup();
+            assert_eq!(digests.len(), 1, "{length}: it is remembered by one name");
+        }
     }
 }

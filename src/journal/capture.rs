@@ -48,16 +48,52 @@ impl Draft {
         self.discard_unheard = true;
     }
 
+    /// Takes memory for a draft of so many bytes, before the first of them; false: there is none, it goes to a file.
+    pub fn hold(&mut self, bytes: u64) -> bool {
+        let Content::Memory(held) = &mut self.content else {
+            return false;
+        };
+        let has_room = bytes <= self.shared.options.large_bytes_min && self.reserved.memory(bytes);
+        if has_room {
+            // At most `large_bytes_min`, so it fits.
+            held.reserve_exact(bytes as usize);
+        }
+        has_room
+    }
+
+    /// What was written, while it is in memory.
+    pub fn held(&self) -> Option<&[u8]> {
+        match &self.content {
+            Content::Memory(held) => Some(held),
+            Content::File(_) => None,
+        }
+    }
+
+    /// Adds the next bytes where they stay in memory; false: they do not, and must be [written](Self::write).
+    pub fn write_held(&mut self, bytes: &[u8]) -> Result<bool, JournalError> {
+        let count = bytes.len() as u64;
+        let whole = self.bytes + count;
+        let Content::Memory(held) = &mut self.content else {
+            return Ok(false);
+        };
+        if whole > self.shared.options.large_bytes_min || !self.reserved.memory(whole) {
+            return Ok(false);
+        }
+        self.reserved.capacity(count)?;
+        self.bytes = whole;
+        held.extend_from_slice(bytes);
+        Ok(true)
+    }
+
     /// Adds the next bytes. On an error the draft is of no more use: drop it.
     pub async fn write(&mut self, bytes: &[u8]) -> Result<(), JournalError> {
+        if self.write_held(bytes)? {
+            return Ok(());
+        }
         let count = bytes.len() as u64;
         self.bytes += count;
         self.reserved.capacity(count)?;
         if let Content::Memory(held) = &mut self.content {
-            if self.bytes <= self.shared.options.large_bytes_min && self.reserved.memory(count) {
-                held.extend_from_slice(bytes);
-                return Ok(());
-            }
             let mut file = LargeDraft::create(self.shared.clone()).await?;
             file.write(&std::mem::take(held)).await?;
             self.content = Content::File(file);
@@ -136,7 +172,12 @@ impl Reserved {
         }
     }
 
-    fn memory(&mut self, count: u64) -> bool {
+    /// For a draft that holds so many bytes in all.
+    fn memory(&mut self, bytes: u64) -> bool {
+        let count = bytes.saturating_sub(self.memory);
+        if count == 0 {
+            return true;
+        }
         let limit = self.shared.options.draft_memory_bytes;
         let held = self.shared.draft_memory.fetch_add(count, Relaxed) + count;
         match held > limit {

@@ -169,6 +169,11 @@ impl Fingerprinter {
         scanner.feed(bytes, &mut |piece| parts.put(piece));
     }
 
+    /// K1 of the bytes so far.
+    pub fn k1(&self) -> K1 {
+        K1(self.streams.exact.clone().finalize().into())
+    }
+
     /// The fingerprint of all bytes so far, which are the message.
     pub fn finish(self) -> Fingerprint {
         let Streams {

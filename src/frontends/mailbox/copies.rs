@@ -4,10 +4,7 @@
 //! copied behind its back, where it is not known already. A copy that comes to nothing is a gap, counted and logged, and
 //! never the session's trouble.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, atomic::Ordering},
-};
+use std::sync::{Arc, atomic::Ordering};
 
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
@@ -36,7 +33,8 @@ enum Uncopied {
 pub(super) struct Copies {
     mailbox: Arc<Mailbox>,
     session: String,
-    open: Mutex<HashMap<CopyId, Open>>,
+    /// One or two, mostly none at all.
+    open: Mutex<Vec<(CopyId, Open)>>,
 }
 
 enum Open {
@@ -64,6 +62,16 @@ struct Name {
     began: UnixMillis,
 }
 
+impl Copying {
+    fn failed(&self, error: JournalError) -> Open {
+        Open::Failed {
+            name: self.name,
+            is_saved: self.is_saved,
+            cause: error.into(),
+        }
+    }
+}
+
 impl Open {
     fn is_saved(&self) -> bool {
         match self {
@@ -85,7 +93,26 @@ impl Copies {
 
     /// Whether a client waits to hear that its message is safe.
     pub(super) fn has_saved(&self) -> bool {
-        self.open.lock().values().any(Open::is_saved)
+        self.open.lock().iter().any(|(_, open)| open.is_saved())
+    }
+
+    fn take(&self, copy: CopyId) -> Option<Open> {
+        self.take_if(copy, |_| true)
+    }
+
+    fn take_if(&self, copy: CopyId, is_wanted: impl Fn(&Open) -> bool) -> Option<Open> {
+        let mut all = self.open.lock();
+        let wanted = |(id, open): &(CopyId, Open)| *id == copy && is_wanted(open);
+        let at = all.iter().position(wanted)?;
+        let (_, open) = all.swap_remove(at);
+        if all.is_empty() {
+            *all = Vec::new();
+        }
+        Some(open)
+    }
+
+    fn put(&self, copy: CopyId, open: Open) {
+        self.open.lock().push((copy, open));
     }
 
     pub(super) fn begin(&self, copy: CopyId, message: &Message, place: &Place) {
@@ -95,7 +122,7 @@ impl Copies {
         } else {
             let (id, began) = copy::next_id();
             let name = Name { id, began };
-            match Part::begin(&self.mailbox.journal, self.mailbox.options.limits.capture) {
+            match self.part(message) {
                 Ok(part) => Open::Copying(Box::new(Copying {
                     name,
                     is_saved,
@@ -108,7 +135,18 @@ impl Copies {
                 },
             }
         };
-        self.open.lock().insert(copy, open);
+        self.put(copy, open);
+    }
+
+    fn part(&self, message: &Message) -> Result<Part, JournalError> {
+        let (journal, patience) = (&self.mailbox.journal, self.mailbox.options.limits.capture);
+        match message {
+            // It may turn out to be known.
+            Message::Read {
+                bytes: Some(bytes), ..
+            } => Part::begin_late(journal, patience, *bytes),
+            _ => Part::begin(journal, patience),
+        }
     }
 
     fn is_known(&self, message: &Message, place: &Place) -> bool {
@@ -119,28 +157,43 @@ impl Copies {
         key.is_some_and(|key| self.mailbox.known.has(key))
     }
 
+    /// The next bytes of a message, where nothing has to be waited for; false: they must be [written](Self::write).
+    pub(super) fn write_held(&self, copy: CopyId, bytes: &[u8]) -> bool {
+        let mut all = self.open.lock();
+        let open = all.iter_mut().find(|(id, _)| *id == copy);
+        let Some((_, open)) = open else {
+            return true;
+        };
+        let Open::Copying(copying) = open else {
+            return true;
+        };
+        match copying.part.write_held(bytes) {
+            Ok(is_held) => is_held,
+            Err(error) => {
+                *open = copying.failed(error);
+                true
+            }
+        }
+    }
+
     /// The next bytes of a message.
     pub(super) async fn write(&self, copy: CopyId, bytes: &[u8]) {
-        let Some(open) = self.open.lock().remove(&copy) else {
+        let Some(open) = self.take(copy) else {
             return;
         };
         let open = match open {
             Open::Copying(mut copying) => match copying.part.write(bytes).await {
                 Ok(()) => Open::Copying(copying),
-                Err(error) => Open::Failed {
-                    name: copying.name,
-                    is_saved: copying.is_saved,
-                    cause: error.into(),
-                },
+                Err(error) => copying.failed(error),
             },
             open => open,
         };
-        self.open.lock().insert(copy, open);
+        self.put(copy, open);
     }
 
     /// The server, or the client, gave it up.
     pub(super) fn drop_one(&self, copy: CopyId) {
-        let open = self.open.lock().remove(&copy);
+        let open = self.take(copy);
         if open.is_some_and(|open| open.is_saved()) {
             self.count("rejected");
         }
@@ -148,7 +201,7 @@ impl Copies {
 
     /// The session is over.
     pub(super) fn drop_all(&self) {
-        for (_, open) in self.open.lock().drain() {
+        for (_, open) in std::mem::take(&mut *self.open.lock()) {
             if open.is_saved() {
                 self.count("aborted");
             }
@@ -157,7 +210,7 @@ impl Copies {
 
     /// Nobody knows any more which message is which.
     pub(super) fn lose_all(&self) {
-        for (_, open) in self.open.lock().drain() {
+        for (_, open) in std::mem::take(&mut *self.open.lock()) {
             let name = match &open {
                 Open::Copying(copying) => copying.name,
                 Open::Failed { name, .. } => *name,
@@ -169,9 +222,20 @@ impl Copies {
         }
     }
 
+    /// The message is in the mailbox, and nothing is left to do: there was a copy before it was shown. False: it must be
+    /// [committed](Self::commit).
+    pub(super) fn end_known(&self, copy: CopyId) -> bool {
+        let known = self.take_if(copy, |open| matches!(open, Open::Known));
+        let is_known = known.is_some();
+        if is_known {
+            self.count("known");
+        }
+        is_known
+    }
+
     /// The message is in the mailbox. Of one that was saved the copy is durable when this returns, or there is a gap.
     pub(super) async fn commit(&self, copy: CopyId, found: Found, place: &Place) {
-        let copying = match self.open.lock().remove(&copy) {
+        let copying = match self.take(copy) {
             Some(Open::Copying(copying)) => copying,
             Some(Open::Failed { name, cause, .. }) => return self.gap(name, &cause),
             Some(Open::Known) => return self.count("known"),
@@ -182,10 +246,9 @@ impl Copies {
             is_saved,
             part,
         } = *copying;
-        let whole = part.finish();
         let key = key_of(place, Some(&found.folder), found.uid_validity, found.uid);
         let key = match key {
-            None if !is_saved => Some(Key::of_content(place, whole.fingerprint())),
+            None if !is_saved => Some(Key::of_content(place, &part.digest())),
             key => key,
         };
         let known = &self.mailbox.known;
@@ -210,14 +273,14 @@ impl Copies {
             internal_date: found.internal_date,
         };
         if is_saved {
-            return made.commit(whole, placement).await;
+            return Box::pin(made.commit(part.finish(), placement)).await;
         }
         let limit = self.mailbox.options.limits.capture;
         let room = self.mailbox.commits.clone().acquire_owned();
         match timeout(limit, room).await {
             Ok(room) => {
                 let commit = async move {
-                    made.commit(whole, placement).await;
+                    made.commit(part.finish(), placement).await;
                     drop(room);
                 };
                 self.mailbox.tasks.spawn(commit);

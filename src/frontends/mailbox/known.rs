@@ -8,10 +8,7 @@ use std::collections::HashSet;
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
-use crate::{
-    message::{Fingerprint, WireText},
-    wire::watch::Place,
-};
+use crate::{message::WireText, wire::watch::Place};
 
 /// The name of a message in a mailbox: half a SHA-256, which no two share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -24,12 +21,11 @@ impl Key {
         Self::of(b"uid", user, folder, &number)
     }
 
-    /// A message without a number, by its bytes.
-    pub(super) fn of_content(place: &Place, fingerprint: &Fingerprint) -> Self {
+    /// A message without a number, by a digest of its bytes.
+    pub(super) fn of_content(place: &Place, digest: &[u8; 32]) -> Self {
         let text = |text: &Option<WireText>| text.clone().unwrap_or_default();
         let (user, folder) = (text(&place.user), text(&place.folder));
-        let name = &fingerprint.k1.0;
-        Self::of(b"k1", user.as_bytes(), folder.as_bytes(), name)
+        Self::of(b"content", user.as_bytes(), folder.as_bytes(), digest)
     }
 
     fn of(kind: &[u8], user: &[u8], folder: &[u8], name: &[u8]) -> Self {

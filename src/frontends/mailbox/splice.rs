@@ -342,7 +342,19 @@ impl Splice {
                         });
                     }
                 }
-                Some(step) => self.note(step).await,
+                // Boxed, where something is waited for: an idle session should be small.
+                Some(Step::Content { copy, bytes }) => {
+                    if !self.copies.write_held(copy, bytes) {
+                        Box::pin(self.copies.write(copy, bytes)).await;
+                    }
+                }
+                Some(Step::Commit { copy, found }) => {
+                    if !self.copies.end_known(copy) {
+                        let place = self.watcher.lock().place().clone();
+                        Box::pin(self.copies.commit(copy, found, &place)).await;
+                    }
+                }
+                Some(step) => self.note(step),
             }
         }
     }
@@ -361,13 +373,13 @@ impl Splice {
         Some(wanted)
     }
 
-    /// What concerns the copies, and what is to be counted.
-    async fn note(&self, step: Step<'_>) {
-        let place = || self.watcher.lock().place().clone();
+    /// What begins or ends copies, and what is to be counted.
+    fn note(&self, step: Step<'_>) {
         match step {
-            Step::Begin { copy, message } => self.copies.begin(copy, &message, &place()),
-            Step::Content { copy, bytes } => self.copies.write(copy, bytes).await,
-            Step::Commit { copy, found } => self.copies.commit(copy, found, &place()).await,
+            Step::Begin { copy, message } => {
+                let watcher = self.watcher.lock();
+                self.copies.begin(copy, &message, watcher.place());
+            }
             Step::Drop { copy } => self.copies.drop_one(copy),
             Step::Hint(hint) => self.hint(hint),
             Step::Lost { reason } => {
@@ -382,12 +394,14 @@ impl Splice {
                 let user = user.unwrap_or_default();
                 debug!(session = %self.session, user = %user.to_text(), "let in");
             }
-            // Those are for who carries the bytes.
+            // Those are for who carries the bytes, or waits.
             Step::Pass(_)
             | Step::Say(_)
             | Step::Reply(_)
             | Step::StartTls { .. }
-            | Step::Login { .. } => {}
+            | Step::Login { .. }
+            | Step::Content { .. }
+            | Step::Commit { .. } => {}
         }
     }
 
@@ -478,9 +492,9 @@ impl<'a> Onward<'a> {
         });
     }
 
-    async fn finish(mut self) -> Result<Option<Turn>, End> {
+    async fn finish(&mut self) -> Result<Option<Turn>, End> {
         self.flush().await?;
-        Ok(self.turn)
+        Ok(self.turn.take())
     }
 }
 

@@ -302,3 +302,29 @@ async fn drafts_that_find_no_memory_go_to_a_file_and_leave_none_behind() {
     lease.settle(stored());
     until("no large file is left", || files() == 0).await;
 }
+
+#[tokio::test]
+async fn memory_that_a_draft_took_beforehand_is_its_own_till_it_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options {
+        draft_memory_bytes: 3_000,
+        ..options(dir.path())
+    };
+    let journal = open(&options, &["vault"]);
+    let mut first = journal.draft().unwrap();
+    assert!(!first.hold(17 << 10), "it is a large one");
+    assert!(!first.hold(3_001), "there is not so much");
+    assert!(first.hold(2_500));
+    let mut second = journal.draft().unwrap();
+    assert!(!second.hold(501));
+    assert!(!second.write_held(&content(2, 501)).unwrap());
+    for piece in content(1, 2_500).chunks(700) {
+        assert!(first.write_held(piece).unwrap());
+    }
+    assert_eq!(first.held(), Some(&content(1, 2_500)[..]));
+    first.write(&content(3, 501)).await.unwrap();
+    assert_eq!(first.held(), None, "more than it took goes to a file");
+    assert!(second.hold(3_000), "and what it took is given back");
+    drop(second);
+    assert!(journal.draft().unwrap().hold(3_000));
+}
