@@ -32,13 +32,21 @@ fn line(seen: &Seen) -> String {
         Seen::Authenticated(Some(user)) => format!("authenticated {}", text(user)),
         Seen::StartTls => "starttls".to_owned(),
         Seen::Begun(Message::Saved { folder }) => format!("begin saved {folder}"),
-        Seen::Begun(Message::Read { uid, bytes, .. }) => {
+        Seen::Begun(Message::Read {
+            uid,
+            bytes,
+            is_decoded,
+            ..
+        }) => {
             let mut line = "begin read".to_owned();
             if let Some(uid) = uid {
                 let _ = write!(line, " uid={uid}");
             }
             if let Some(bytes) = bytes {
                 let _ = write!(line, " bytes={bytes}");
+            }
+            if *is_decoded {
+                line += " decoded";
             }
             line
         }

@@ -127,6 +127,49 @@ fn a_message_without_a_number_is_known_by_its_bytes() {
     assert_eq!(archive.one_with(&message, "the message").sightings.len(), 1);
 }
 
+/// RFC 3516: other bytes than those that lie there, so they are not taken for the message.
+#[test]
+fn a_message_without_its_transfer_encoding_does_not_stand_for_the_message() {
+    let server = MailServer::start(Kind::Dovecot, 1);
+    let user = server.user(1);
+    let message =
+        b"Subject: encoded\r\nMIME-Version: 1.0\r\nContent-Type: application/octet-stream\r\n\
+        Content-Transfer-Encoding: base64\r\n\r\nAAECAwQFBgcICQ==\r\n";
+    let mut direct = ImapClient::logged_in(server.imap(), &user);
+    assert!(direct.append("INBOX", "", message).unwrap().is_ok());
+    let mailtee = before("imap", server.imap()).start();
+    let mut client = ImapClient::logged_in(mailtee.frontend, &user);
+    client.ok("SELECT INBOX");
+    let copied = |count: f64| {
+        wait_until(FORWARDED, "what was read has its copy", || {
+            let captured = [("outcome", "captured")];
+            let captured = mailtee.metrics().find("captured_messages_total", &captured);
+            (captured == Some(count)).then_some(())
+        });
+    };
+    client.ok("UID FETCH 1 BINARY.PEEK[]");
+    copied(1.0);
+    client.ok("UID FETCH 1 BINARY.PEEK[]");
+    client.ok("UID FETCH 1 BODY.PEEK[]");
+    copied(2.0);
+    client.ok("UID FETCH 1 BINARY.PEEK[]");
+    let archive = archive(&mailtee);
+    assert_eq!(archive.copies.len(), 2);
+    let fidelity = |is_message: bool| {
+        let mut copies = archive.copies.iter();
+        let copy = copies.find(|copy| (copy.bytes == message) == is_message);
+        copy.expect("one of each").sightings[0]
+            .sighting
+            .fidelity
+            .clone()
+    };
+    assert_eq!(fidelity(true), [Fidelity::AfterDelivery]);
+    assert_eq!(
+        fidelity(false),
+        [Fidelity::AfterDelivery, Fidelity::Decoded]
+    );
+}
+
 #[test]
 fn what_the_server_refuses_is_not_copied() {
     let server = MailServer::start(Kind::Dovecot, 1);

@@ -137,6 +137,8 @@ pub enum Fidelity {
     Milter,
     /// As the mail server stored it, after delivery.
     AfterDelivery,
+    /// The mail server has undone its transfer encodings (IMAP's `BINARY[]`).
+    Decoded,
     /// A journal report could not be taken apart: the copy is the whole report.
     ReportUnparsed,
 }

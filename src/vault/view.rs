@@ -313,6 +313,7 @@ impl Seen {
             Fidelity::CrLfReplaced => "bare line ends replaced",
             Fidelity::Milter => "rebuilt from milter events",
             Fidelity::AfterDelivery => "as stored after delivery",
+            Fidelity::Decoded => "transfer encodings undone by the server",
             Fidelity::ReportUnparsed => "a whole journal report",
         };
         self.sighting.fidelity.iter().map(word).collect()

@@ -129,6 +129,8 @@ pub enum Message {
         uidl: Option<WireText>,
         /// As announced.
         bytes: Option<u64>,
+        /// Transfer encodings are undone (`BINARY[]`, RFC 3516): other bytes than those that lie in the mailbox.
+        is_decoded: bool,
     },
 }
 

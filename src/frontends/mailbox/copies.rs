@@ -52,6 +52,8 @@ enum Open {
 struct Copying {
     name: Name,
     is_saved: bool,
+    /// Not the bytes that lie in the mailbox.
+    is_decoded: bool,
     part: Part,
 }
 
@@ -117,6 +119,13 @@ impl Copies {
 
     pub(super) fn begin(&self, copy: CopyId, message: &Message, place: &Place) {
         let is_saved = matches!(message, Message::Saved { .. });
+        let is_decoded = matches!(
+            message,
+            Message::Read {
+                is_decoded: true,
+                ..
+            }
+        );
         let open = if self.is_known(message, place) {
             Open::Known
         } else {
@@ -126,6 +135,7 @@ impl Copies {
                 Ok(part) => Open::Copying(Box::new(Copying {
                     name,
                     is_saved,
+                    is_decoded,
                     part,
                 })),
                 Err(error) => Open::Failed {
@@ -244,15 +254,23 @@ impl Copies {
         let Copying {
             name,
             is_saved,
+            is_decoded,
             part,
         } = *copying;
-        let key = key_of(place, Some(&found.folder), found.uid_validity, found.uid);
-        let key = match key {
-            None if !is_saved => Some(Key::of_content(place, &part.digest())),
-            key => key,
+        let number = key_of(place, Some(&found.folder), found.uid_validity, found.uid);
+        let key = match number {
+            Some(key) if !is_decoded => Some(key),
+            // The message itself is not known by it: another client may yet show it as it lies there.
+            _ if !is_saved => Some(Key::of_content(place, &part.digest())),
+            _ => None,
         };
         let known = &self.mailbox.known;
-        if !is_saved && key.is_some_and(|key| known.has(key)) {
+        if !is_saved
+            && [number, key]
+                .into_iter()
+                .flatten()
+                .any(|key| known.has(key))
+        {
             return self.count("known");
         }
         // Before there is one: two sessions that read it at the same time make one copy.
@@ -263,6 +281,7 @@ impl Copies {
             name,
             key,
             is_saved,
+            is_decoded,
         };
         let placement = Placement {
             account: place.user.clone().unwrap_or_default(),
@@ -323,6 +342,7 @@ struct Made {
     /// Known from now on, if it comes to a copy.
     key: Option<Key>,
     is_saved: bool,
+    is_decoded: bool,
 }
 
 impl Made {
@@ -330,9 +350,10 @@ impl Made {
         let began = Instant::now();
         let options = &self.mailbox.options;
         let bytes = whole.bytes();
-        let fidelity = match self.is_saved {
-            true => Vec::new(),
-            false => vec![Fidelity::AfterDelivery],
+        let fidelity = match (self.is_saved, self.is_decoded) {
+            (true, _) => Vec::new(),
+            (false, false) => vec![Fidelity::AfterDelivery],
+            (false, true) => vec![Fidelity::AfterDelivery, Fidelity::Decoded],
         };
         let seen = Seen {
             id: self.name.id,

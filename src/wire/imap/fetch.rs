@@ -27,6 +27,8 @@ pub(super) struct Fetch {
     pub(super) in_part: bool,
     /// A whole message was shown: another one in the same response is the same.
     pub(super) whole: bool,
+    /// … and the server has undone its transfer encodings.
+    pub(super) is_decoded: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,6 +59,8 @@ enum At {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Item {
     Whole,
+    /// Whole, without transfer encodings.
+    Decoded,
     Part,
     Uid,
     Flags,
@@ -105,7 +109,7 @@ impl Fetch {
                 (At::ContentFirst | At::Content, b'"') => self.value_ends(),
                 (At::ContentFirst, _) => {
                     self.at = At::Content;
-                    self.whole = true;
+                    self.is_shown();
                     return (at, Some(Event::Begin));
                 }
                 (At::Content, b'\\') => self.at = At::ContentEscape,
@@ -162,7 +166,7 @@ impl Fetch {
                 self.depth = 2;
                 self.at = At::List;
             }
-            (At::Value, b'"') if self.item == Item::Whole && !self.whole => {
+            (At::Value, b'"') if self.item.is_whole() && !self.whole => {
                 self.at = At::ContentFirst;
             }
             (At::Value, b'"') => self.at = At::Quoted,
@@ -199,6 +203,12 @@ impl Fetch {
         }
     }
 
+    /// The item at hand is a whole message.
+    fn is_shown(&mut self) {
+        self.whole = true;
+        self.is_decoded = self.item == Item::Decoded;
+    }
+
     fn closed(&mut self) -> bool {
         self.depth = 0;
         self.at = At::Over;
@@ -213,7 +223,7 @@ impl Fetch {
                 let flags = self.word.split(|b| *b == b' ').filter(|f| !f.is_empty());
                 self.flags = flags.map(WireText::from).collect();
             }
-            Item::Whole | Item::Part | Item::Other => {}
+            Item::Whole | Item::Decoded | Item::Part | Item::Other => {}
         }
         self.word.clear();
         self.item = Item::Other;
@@ -239,8 +249,10 @@ impl Fetch {
         match self.at {
             At::Section | At::List => {}
             At::Atom => {
-                content = self.item == Item::Whole && !self.whole && bytes > 0;
-                self.whole |= content;
+                content = self.item.is_whole() && !self.whole && bytes > 0;
+                if content {
+                    self.is_shown();
+                }
                 self.in_part |= self.item == Item::Part;
                 // Not its value: what announces it.
                 self.item = Item::Other;
@@ -253,10 +265,15 @@ impl Fetch {
 }
 
 impl Item {
+    fn is_whole(self) -> bool {
+        matches!(self, Self::Whole | Self::Decoded)
+    }
+
     fn of(name: &[u8]) -> Self {
         let name = name.to_ascii_uppercase();
         match name.as_slice() {
-            b"BODY[]" | b"BINARY[]" | b"RFC822" => Self::Whole,
+            b"BODY[]" | b"RFC822" => Self::Whole,
+            b"BINARY[]" => Self::Decoded,
             b"RFC822.TEXT" | b"RFC822.HEADER" => Self::Part,
             b"UID" => Self::Uid,
             b"FLAGS" => Self::Flags,

@@ -383,6 +383,7 @@ mod tests {
             uid: None,
             uidl: None,
             bytes: Some(4),
+            is_decoded: false,
         };
         let login = Step::Login {
             user: "an\"na".into(),

@@ -502,7 +502,7 @@ impl Watcher {
             return;
         };
         fetching.copy = copy;
-        let uid = fetching.fetch.uid;
+        let (uid, is_decoded) = (fetching.fetch.uid, fetching.fetch.is_decoded);
         match copy {
             Some(copy) => self.tell(Step::Begin {
                 copy,
@@ -510,6 +510,7 @@ impl Watcher {
                     uid,
                     uidl: None,
                     bytes,
+                    is_decoded,
                 },
             }),
             None => self.hint(Hint::Unseen),

@@ -353,8 +353,8 @@ mod tests {
             r#"Login { user: "anna", before: [] }"#,
             r#"Authenticated { user: Some("anna") }"#,
             "Hint(Arrival)",
-            r#"Read { uid: None, uidl: Some("second"), bytes: Some(200) }"#,
-            "Read { uid: None, uidl: Some(\"first\"), bytes: None }",
+            r#"Read { uid: None, uidl: Some("second"), bytes: Some(200), is_decoded: false }"#,
+            "Read { uid: None, uidl: Some(\"first\"), bytes: None, is_decoded: false }",
             "Hint(Seen)",
         ];
         assert_eq!(outcome.told, told);

@@ -296,6 +296,7 @@ impl Watcher {
             uid: None,
             uidl: number.and_then(|number| self.uidls.of(number)),
             bytes,
+            is_decoded: false,
         };
         let begin = Step::Begin {
             copy: COPY,
