@@ -82,6 +82,16 @@ impl Elsewhere {
         assert_eq!(line, "idles\n");
     }
 
+    /// Has it acknowledged all that mailtee has said to it?
+    fn has_heard_all(&self) -> bool {
+        let filter = ["-Htn", "state", "established", "dst", &self.there];
+        let told = Command::new("ss").args(filter).output();
+        let told = told.expect("ss, of the package iproute2").stdout;
+        let told = String::from_utf8_lossy(&told);
+        let mut columns = told.split_whitespace();
+        columns.nth(1) == Some("0")
+    }
+
     /// What is sent there comes to nothing from here on.
     fn vanish(&self) {
         assert!(ip(&format!("-n {} link set tee0 down", self.name)));
@@ -112,6 +122,9 @@ fn a_client_that_vanishes_is_noticed_in_two_minutes() {
     fs::write(mailtee.config(), text.replace(&listen, &everywhere)).expect("written");
     mailtee.start();
     elsewhere.idles(&mailtee, &server.user(1));
+    wait_until(NOTICED, "nothing is in flight", || {
+        elsewhere.has_heard_all().then_some(())
+    });
     elsewhere.vanish();
     let front = [("frontend", "front")];
     assert_eq!(mailtee.metrics().value("sessions", &front), 1.0);
