@@ -57,6 +57,14 @@ struct Copying {
     part: Part,
 }
 
+/// A whole message that is in the mailbox.
+pub(super) struct Ended {
+    copying: Box<Copying>,
+    /// By its number in the mailbox, where that is known.
+    key: Option<Key>,
+    placement: Placement,
+}
+
 /// The capture that a copy becomes.
 #[derive(Clone, Copy)]
 struct Name {
@@ -71,6 +79,13 @@ impl Copying {
             is_saved: self.is_saved,
             cause: error.into(),
         }
+    }
+}
+
+impl Ended {
+    /// A client waits to hear that it is safe.
+    pub(super) fn is_saved(&self) -> bool {
+        self.copying.is_saved
     }
 }
 
@@ -99,13 +114,8 @@ impl Copies {
     }
 
     fn take(&self, copy: CopyId) -> Option<Open> {
-        self.take_if(copy, |_| true)
-    }
-
-    fn take_if(&self, copy: CopyId, is_wanted: impl Fn(&Open) -> bool) -> Option<Open> {
         let mut all = self.open.lock();
-        let wanted = |(id, open): &(CopyId, Open)| *id == copy && is_wanted(open);
-        let at = all.iter().position(wanted)?;
+        let at = all.iter().position(|(id, _)| *id == copy)?;
         let (_, open) = all.swap_remove(at);
         if all.is_empty() {
             *all = Vec::new();
@@ -232,36 +242,49 @@ impl Copies {
         }
     }
 
-    /// The message is in the mailbox, and nothing is left to do: there was a copy before it was shown. False: it must be
-    /// [committed](Self::commit).
-    pub(super) fn end_known(&self, copy: CopyId) -> bool {
-        let known = self.take_if(copy, |open| matches!(open, Open::Known));
-        let is_known = known.is_some();
-        if is_known {
-            self.count("known");
+    /// The message is in the mailbox. None: nothing is left to do; else it must be [committed](Self::commit).
+    pub(super) fn end(&self, copy: CopyId, found: Found, place: &Place) -> Option<Ended> {
+        match self.take(copy)? {
+            Open::Copying(copying) => Some(Ended {
+                copying,
+                key: key_of(place, Some(&found.folder), found.uid_validity, found.uid),
+                placement: Placement {
+                    account: place.user.clone().unwrap_or_default(),
+                    folder: found.folder,
+                    uid: found.uid,
+                    uid_validity: found.uid_validity,
+                    flags: found.flags,
+                    internal_date: found.internal_date,
+                },
+            }),
+            Open::Failed { name, cause, .. } => {
+                self.gap(name, &cause);
+                None
+            }
+            Open::Known => {
+                self.count("known");
+                None
+            }
         }
-        is_known
     }
 
-    /// The message is in the mailbox. Of one that was saved the copy is durable when this returns, or there is a gap.
-    pub(super) async fn commit(&self, copy: CopyId, found: Found, place: &Place) {
-        let copying = match self.take(copy) {
-            Some(Open::Copying(copying)) => copying,
-            Some(Open::Failed { name, cause, .. }) => return self.gap(name, &cause),
-            Some(Open::Known) => return self.count("known"),
-            None => return,
-        };
+    /// Of a message that was saved the copy is durable when this returns, or there is a gap.
+    pub(super) async fn commit(&self, ended: Ended) {
         let Copying {
             name,
             is_saved,
             is_decoded,
             part,
-        } = *copying;
-        let number = key_of(place, Some(&found.folder), found.uid_validity, found.uid);
+        } = *ended.copying;
+        let (number, placement) = (ended.key, ended.placement);
         let key = match number {
             Some(key) if !is_decoded => Some(key),
             // The message itself is not known by it: another client may yet show it as it lies there.
-            _ if !is_saved => Some(Key::of_content(place, &part.digest())),
+            _ if !is_saved => Some(Key::of_content(
+                placement.account.as_bytes(),
+                placement.folder.as_bytes(),
+                &part.digest(),
+            )),
             _ => None,
         };
         let known = &self.mailbox.known;
@@ -282,14 +305,6 @@ impl Copies {
             key,
             is_saved,
             is_decoded,
-        };
-        let placement = Placement {
-            account: place.user.clone().unwrap_or_default(),
-            folder: found.folder,
-            uid: found.uid,
-            uid_validity: found.uid_validity,
-            flags: found.flags,
-            internal_date: found.internal_date,
         };
         if is_saved {
             return Box::pin(made.commit(part.finish(), placement)).await;

@@ -8,8 +8,6 @@ use std::collections::HashSet;
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
-use crate::{message::WireText, wire::watch::Place};
-
 /// The name of a message in a mailbox: half a SHA-256, which no two share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Key([u8; 16]);
@@ -22,10 +20,8 @@ impl Key {
     }
 
     /// A message without a number, by a digest of its bytes.
-    pub(super) fn of_content(place: &Place, digest: &[u8; 32]) -> Self {
-        let text = |text: &Option<WireText>| text.clone().unwrap_or_default();
-        let (user, folder) = (text(&place.user), text(&place.folder));
-        Self::of(b"content", user.as_bytes(), folder.as_bytes(), digest)
+    pub(super) fn of_content(user: &[u8], folder: &[u8], digest: &[u8; 32]) -> Self {
+        Self::of(b"content", user, folder, digest)
     }
 
     fn of(kind: &[u8], user: &[u8], folder: &[u8], name: &[u8]) -> Self {

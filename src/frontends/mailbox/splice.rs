@@ -23,7 +23,11 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use super::{Mailbox, copies::Copies, leg::Leg};
+use super::{
+    Mailbox,
+    copies::{Copies, Ended},
+    leg::Leg,
+};
 use crate::{
     message::WireText,
     net::Address,
@@ -304,6 +308,24 @@ impl Splice {
         from: &Leg,
         to: &Leg,
     ) -> Result<(Option<Turn>, usize), End> {
+        let mut read = Vec::new();
+        let shown = self.hand_on(side, buffer, from, to, &mut read).await;
+        // Nobody waits for those: the other side hears all of it first.
+        for ended in read {
+            Box::pin(self.copies.commit(ended)).await;
+        }
+        shown
+    }
+
+    /// All of [`show`](Self::show) but for the copies of messages that were `read`.
+    async fn hand_on(
+        &self,
+        side: Side,
+        buffer: &[u8],
+        from: &Leg,
+        to: &Leg,
+        read: &mut Vec<Ended>,
+    ) -> Result<(Option<Turn>, usize), End> {
         let back = |error| End::Lost(side, error);
         let mut on = Onward::new(side, buffer, to);
         let mut input = buffer;
@@ -349,9 +371,12 @@ impl Splice {
                     }
                 }
                 Some(Step::Commit { copy, found }) => {
-                    if !self.copies.end_known(copy) {
-                        let place = self.watcher.lock().place().clone();
-                        Box::pin(self.copies.commit(copy, found, &place)).await;
+                    let ended = self.copies.end(copy, found, self.watcher.lock().place());
+                    match ended {
+                        Some(ended) if ended.is_saved() => {
+                            Box::pin(self.copies.commit(ended)).await;
+                        }
+                        ended => read.extend(ended),
                     }
                 }
                 Some(step) => self.note(step),

@@ -101,7 +101,13 @@ impl Fetch {
 
     /// Reads up to the next event: so many bytes, and the event behind them. None: more is awaited.
     pub(super) fn read(&mut self, bytes: &[u8]) -> (usize, Option<Event>) {
-        for (at, &byte) in bytes.iter().enumerate() {
+        let mut at = 0;
+        while let Some(&byte) = bytes.get(at) {
+            let plain = self.plain(&bytes[at..]);
+            if plain > 0 {
+                at += plain;
+                continue;
+            }
             if byte == b'\n' {
                 return (at + 1, self.line_end());
             }
@@ -128,8 +134,33 @@ impl Fetch {
             }
             self.framing.byte(byte);
             self.line_is_blank &= byte == b'\r';
+            at += 1;
         }
-        (bytes.len(), None)
+        (at, None)
+    }
+
+    /// How many bytes at the front only make a word longer, as most do: they are taken all at once.
+    fn plain(&mut self, bytes: &[u8]) -> usize {
+        let is_kept = match self.at {
+            At::Name | At::Section | At::SectionQuoted | At::Atom | At::Quoted => true,
+            At::List => self.item == Item::Flags,
+            _ => return 0,
+        };
+        if !self.framing.is_idle() {
+            return 0;
+        }
+        let run = bytes.iter().position(|byte| !is_plain(*byte));
+        let run = &bytes[..run.unwrap_or(bytes.len())];
+        let Some(&last) = run.last() else {
+            return 0;
+        };
+        self.framing.pass(last);
+        if is_kept {
+            let room = WORD_BYTES_MAX - self.word.len();
+            self.word.extend_from_slice(&run[..room.min(run.len())]);
+        }
+        self.line_is_blank = false;
+        run.len()
     }
 
     /// What [`Event::Content`] told of is behind.
@@ -264,22 +295,42 @@ impl Fetch {
     }
 }
 
+/// It means nothing by itself, neither to a response nor to its framing.
+fn is_plain(byte: u8) -> bool {
+    !matches!(
+        byte,
+        b' ' | b'"' | b'\\' | b'(' | b')' | b'[' | b']' | b'{' | b'\r' | b'\n'
+    )
+}
+
 impl Item {
     fn is_whole(self) -> bool {
         matches!(self, Self::Whole | Self::Decoded)
     }
 
     fn of(name: &[u8]) -> Self {
-        let name = name.to_ascii_uppercase();
-        match name.as_slice() {
-            b"BODY[]" | b"RFC822" => Self::Whole,
-            b"BINARY[]" => Self::Decoded,
-            b"RFC822.TEXT" | b"RFC822.HEADER" => Self::Part,
-            b"UID" => Self::Uid,
-            b"FLAGS" => Self::Flags,
-            b"INTERNALDATE" => Self::InternalDate,
-            name if name.starts_with(b"BODY[") || name.starts_with(b"BINARY[") => Self::Part,
-            _ => Self::Other,
+        let is = |names: &[&str]| {
+            let mut names = names.iter();
+            names.any(|word| name.eq_ignore_ascii_case(word.as_bytes()))
+        };
+        let starts = |word: &str| {
+            let start = name.get(..word.len());
+            start.is_some_and(|start| start.eq_ignore_ascii_case(word.as_bytes()))
+        };
+        if is(&["BODY[]", "RFC822"]) {
+            Self::Whole
+        } else if is(&["BINARY[]"]) {
+            Self::Decoded
+        } else if is(&["RFC822.TEXT", "RFC822.HEADER"]) || starts("BODY[") || starts("BINARY[") {
+            Self::Part
+        } else if is(&["UID"]) {
+            Self::Uid
+        } else if is(&["FLAGS"]) {
+            Self::Flags
+        } else if is(&["INTERNALDATE"]) {
+            Self::InternalDate
+        } else {
+            Self::Other
         }
     }
 }

@@ -53,6 +53,11 @@ enum Mark {
     },
 }
 
+/// A byte of a word: right behind it, an announcement would be the word's end.
+fn joins(byte: u8) -> bool {
+    !matches!(byte, b' ' | b'(' | b'[' | b'~')
+}
+
 impl Framing {
     /// A byte of the line, the LF not among them.
     pub(super) fn byte(&mut self, byte: u8) {
@@ -62,8 +67,7 @@ impl Framing {
             b'"' => self.quoted = !self.quoted,
             _ => {}
         }
-        let is_joined = !matches!(byte, b' ' | b'(' | b'[' | b'~');
-        let was_joined = std::mem::replace(&mut self.joined, is_joined);
+        let was_joined = std::mem::replace(&mut self.joined, joins(byte));
         // Nearly every byte: nothing is announced, and this one announces nothing.
         if byte != b'{' && matches!(self.mark, Mark::None) {
             return;
@@ -120,6 +124,16 @@ impl Framing {
             },
             _ => Mark::None,
         };
+    }
+
+    /// Nothing hangs on the next byte: bytes that announce nothing may [`pass`](Self::pass).
+    pub(super) fn is_idle(&self) -> bool {
+        !self.escaped && matches!(self.mark, Mark::None)
+    }
+
+    /// Bytes of the line, of which this is the last; no quote, backslash or opening brace is among them.
+    pub(super) fn pass(&mut self, last: u8) {
+        self.joined = joins(last);
     }
 
     /// At the LF.
