@@ -61,6 +61,8 @@ mail_gid = $MAIL_UID
 first_valid_uid = 1
 first_valid_gid = 1
 mail_max_userip_connections = 0
+# where inotify is exhausted, others would hear of new mail after half a minute
+mailbox_idle_check_interval = 2 secs
 default_client_limit = $((MAX_SESSIONS + 1000))
 default_vsz_limit = 1024M
 recipient_delimiter = +
