@@ -135,11 +135,27 @@ async fn map(dir: &Path, entries: u64) {
         worst.as_secs_f64() * 1e3
     );
 
-    lookups(&dedup, entries, "");
-    time("look-up of a young copy, in memory", LOOKUPS, |n| {
+    let [new, any] = lookups(&dedup, entries, "");
+    let aim = ("at least 1,000,000 /s a core", new >= 1e6);
+    figure(
+        "dedup, look-up of a new message",
+        "/s a core",
+        new,
+        Some(aim),
+    );
+    figure(
+        "dedup, look-up of any copy, on disk",
+        "/s a core",
+        any,
+        None,
+    );
+    let young = time("look-up of a young copy, in memory", LOOKUPS, |n| {
         black_box(dedup.stored(TARGET, &k2(entries - 1 - n % 1000)));
     });
-    sizes(&dedup, entries);
+    figure("dedup, look-up of a young copy", "/s a core", young, None);
+    for (what, each) in sizes(&dedup, entries) {
+        figure(&format!("dedup, {what}"), "bytes an entry", each, None);
+    }
     println!(
         "  resident in all {:.0} MiB more than at the start",
         (resident_bytes().saturating_sub(before)) as f64 / f64::from(1 << 20)
@@ -164,25 +180,26 @@ async fn map(dir: &Path, entries: u64) {
     sizes(&dedup, entries);
 }
 
-fn sizes(dedup: &Dedup, entries: u64) {
+fn sizes(dedup: &Dedup, entries: u64) -> [(&'static str, f64); 2] {
     let (filter, disk) = dedup.size_bytes();
-    for (what, bytes) in [("filter in memory", filter), ("map on disk", disk)] {
+    [("filter in memory", filter), ("map on disk", disk)].map(|(what, bytes)| {
         let each = bytes as f64 / entries as f64;
         println!("  {what:<40}{each:>12.1} bytes an entry");
         number(what, "bytes_per_entry", each);
-    }
+        (what, each)
+    })
 }
 
-/// `when` tells the two rounds apart.
-fn lookups(dedup: &Dedup, entries: u64, when: &str) {
-    time(&format!("look-up of a new message{when}"), LOOKUPS, |n| {
+/// `when` tells the two rounds apart. How many a second, of new messages and of any that is there.
+fn lookups(dedup: &Dedup, entries: u64, when: &str) -> [f64; 2] {
+    let new = time(&format!("look-up of a new message{when}"), LOOKUPS, |n| {
         black_box(dedup.stored(TARGET, &k2(entries + n)));
     });
     time(&format!("claim of a new message{when}"), LOOKUPS, |n| {
         black_box(dedup.claim(TARGET, &k2(entries + LOOKUPS + n), id(n)));
     });
     let mut random = 1;
-    time(
+    let any = time(
         &format!("look-up of any copy, disk{when}"),
         DISK_LOOKUPS,
         |_| {
@@ -191,6 +208,7 @@ fn lookups(dedup: &Dedup, entries: u64, when: &str) {
             assert!(known.is_some());
         },
     );
+    [new, any]
 }
 
 fn open(dir: &Path) -> Dedup {
@@ -227,10 +245,13 @@ fn copy(n: u64) -> StoredCopy {
     }
 }
 
-fn time(what: &str, times: u64, mut run: impl FnMut(u64)) {
+/// How many a second.
+fn time(what: &str, times: u64, mut run: impl FnMut(u64)) -> f64 {
     let begin = processor_time();
     (0..times).for_each(&mut run);
-    row(what, times, processor_time() - begin);
+    let took = processor_time() - begin;
+    row(what, times, took);
+    times as f64 / took.as_secs_f64()
 }
 
 fn row(what: &str, times: u64, took: Duration) {
@@ -248,6 +269,15 @@ fn number(what: &str, unit: &str, value: f64) {
         "{}",
         serde_json::json!({"bench": "dedup", "what": what, unit: value})
     );
+}
+
+/// A line of the README's table; `aim`: what it is to be, and whether it is.
+fn figure(name: &str, unit: &str, value: f64, aim: Option<(&str, bool)>) {
+    let (aim, met) = aim.unzip();
+    let line = serde_json::json!({
+        "table": "journal", "figure": name, "value": value, "unit": unit, "aim": aim, "met": met,
+    });
+    println!("{line}");
 }
 
 /// What this thread has had of a processor; the kernel keeps it in nanoseconds.

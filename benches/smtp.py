@@ -159,6 +159,7 @@ def milter():
             made.insert(0, Peer(W, "postfix", f"postfix-{who}", "postfix", mode, SMTP_PORT=B + base, NEXT_HOP=local(1), FILTER=at, TLS=0))
             ways[who] = (base, [sink], False)
         of, _ = measure(ways, {way: n for way in ways})
+        figure = Figures(a.out, "milter")
         without = of("none", "delivered")
         for way, name in (("inet", "milter over TCP"), ("unix", "milter on a unix socket")):
             mine = of(way, "delivered")
