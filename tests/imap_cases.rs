@@ -52,6 +52,7 @@ fn line(seen: &Seen) -> String {
         }
         Seen::Committed { content, found, .. } => committed(content, found),
         Seen::Dropped => "drop".to_owned(),
+        Seen::Uncopied => "uncopied".to_owned(),
         Seen::Hint(hint) => format!("hint {}", hint.name()),
         Seen::Lost(reason) => format!("lost {reason}"),
     }

@@ -332,6 +332,7 @@ proptest! {
                 Seen::Dropped => seen.push(Expected::Dropped),
                 Seen::Hint(hint) => seen.push(Expected::Hint(*hint)),
                 Seen::Lost(reason) => return Err(TestCaseError::fail(*reason)),
+                Seen::Uncopied => return Err(TestCaseError::fail("saved without a copy")),
                 Seen::Begun(_) | Seen::Login { .. } | Seen::Authenticated(_) | Seen::StartTls => {}
             }
         }
@@ -368,20 +369,37 @@ proptest! {
 }
 
 #[test]
-fn sixty_four_messages_are_copied_at_once_and_no_more() {
+fn a_thousand_messages_of_one_command_are_copied_and_no_more() {
     let mut session = Session::new(Rules::default(), 100);
     session.server(b"* OK hi\r\n");
     session.client(b"a APPEND x");
-    for _ in 0..65 {
+    for _ in 0..1001 {
         session.client(b" {4+}\r\nmail");
     }
     session.client(b"\r\n");
-    session.server(b"a OK [APPENDUID 1 1:65] done\r\n");
+    session.server(b"a OK [APPENDUID 1 1:1001] done\r\n");
     let committed = |seen: &&Seen| matches!(seen, Seen::Committed { .. });
-    assert_eq!(session.seen.iter().filter(committed).count(), 64);
-    assert_eq!(session.seen.last(), Some(&Seen::Hint(Hint::Unseen)));
+    assert_eq!(session.seen.iter().filter(committed).count(), 1000);
+    assert_eq!(session.seen.last(), Some(&Seen::Uncopied), "it is told");
     // Their places are free again.
     session.client(b"b APPEND x {4+}\r\nmail\r\n");
     session.server(b"b OK done\r\n");
-    assert_eq!(session.seen.iter().filter(committed).count(), 65);
+    assert_eq!(session.seen.iter().filter(committed).count(), 1001);
+}
+
+/// A client need not wait for its answers: the next command that saves waits for it.
+#[test]
+fn however_many_messages_are_saved_in_a_row_each_is_copied() {
+    let mut session = Session::new(Rules::default(), 100);
+    session.server(b"* OK hi\r\n");
+    for number in 0..300 {
+        let command = format!("a{number} APPEND x {{4+}}\r\nmail\r\n");
+        session.client(command.as_bytes());
+    }
+    assert!(session.is_put_off(), "it does not copy so many at once");
+    for number in 0..300 {
+        session.server(format!("a{number} OK done\r\n").as_bytes());
+    }
+    let committed = |seen: &&Seen| matches!(seen, Seen::Committed { .. });
+    assert_eq!(session.seen.iter().filter(committed).count(), 300);
 }

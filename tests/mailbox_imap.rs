@@ -170,6 +170,83 @@ fn a_message_without_its_transfer_encoding_does_not_stand_for_the_message() {
     );
 }
 
+/// As mbsync sends them: none of the answers is waited for, or there is only one.
+#[test]
+fn however_many_messages_are_saved_at_once_each_has_its_copy() {
+    let server = MailServer::start(Kind::Dovecot, 1);
+    let mailtee = before("imap", server.imap()).start();
+    let mut client = ImapClient::logged_in(mailtee.frontend, &server.user(1));
+    let messages: Vec<Vec<u8>> = (0..500).map(|n| Mail::varied(5, n).bytes).collect();
+    let (in_a_row, in_one) = messages.split_at(300);
+    let mut tags = Vec::new();
+    for message in in_a_row {
+        let head = format!("APPEND INBOX {{{}+}}\r\n", message.len());
+        let command = [head.as_bytes(), message, b"\r\n"].concat();
+        tags.push(client.begin(&command).expect("it takes all"));
+    }
+    for tag in tags {
+        assert!(client.finish(&tag).expect("an answer").is_ok());
+    }
+    let mut command = b"APPEND INBOX".to_vec();
+    for message in in_one {
+        command.extend(format!(" {{{}+}}\r\n", message.len()).bytes());
+        command.extend(message);
+    }
+    command.extend(b"\r\n");
+    let tag = client.begin(&command).expect("it takes all");
+    assert!(client.finish(&tag).expect("an answer").is_ok());
+    let archive = archive(&mailtee);
+    for message in &messages {
+        assert!(archive.one_with(message, "saved").bytes == *message);
+    }
+    let gaps = mailtee
+        .metrics()
+        .value("captured_messages_total", &[("outcome", "gap")]);
+    assert_eq!(gaps, 0.0);
+}
+
+#[test]
+fn a_line_that_is_too_long_to_follow_is_a_gap() {
+    let server = MailServer::start(Kind::Dovecot, 1);
+    let mailtee = before("imap", server.imap()).start();
+    let mut client = ImapClient::logged_in(mailtee.frontend, &server.user(1));
+    let flags: Vec<String> = (0..1500).map(|n| format!("keyword{}", n % 20)).collect();
+    let answer = client.append("INBOX", &flags.join(" "), &Mail::plain(1).bytes);
+    assert!(answer.unwrap().is_ok());
+    let gaps = mailtee
+        .metrics()
+        .value("captured_messages_total", &[("outcome", "gap")]);
+    assert_eq!(gaps, 1.0);
+}
+
+/// The server says NO while the literal is on its way to it and to the disk.
+#[test]
+fn what_is_saved_after_a_refusal_is_what_is_copied() {
+    let server = MailServer::start(Kind::Dovecot, 1);
+    let mailtee = before("imap", server.imap()).start();
+    let mut client = ImapClient::logged_in(mailtee.frontend, &server.user(1));
+    let mut saved = Vec::new();
+    for round in 0..30 {
+        let head = format!("Subject: round {round}\r\n\r\n");
+        let message = [head.as_bytes(), &b"0123456789abcd\r\n".repeat(60_000)].concat();
+        let folder = format!("folder{round}");
+        let head = format!("APPEND {folder} {{{}+}}\r\n", message.len());
+        let command = [head.as_bytes(), &message, b"\r\n"].concat();
+        let tag = client.begin(&command).expect("it takes all");
+        let refused = client.finish(&tag).expect("an answer");
+        assert!(refused.tagged.starts_with("NO"), "{}", refused.tagged);
+        client.ok(&format!("CREATE {folder}"));
+        let tag = client.begin(&command).expect("it takes all");
+        assert!(client.finish(&tag).expect("an answer").is_ok());
+        saved.push(message);
+    }
+    let archive = archive(&mailtee);
+    assert_eq!(archive.copies.len(), saved.len());
+    for message in &saved {
+        assert!(archive.one_with(message, "saved").bytes == *message);
+    }
+}
+
 #[test]
 fn what_the_server_refuses_is_not_copied() {
     let server = MailServer::start(Kind::Dovecot, 1);

@@ -272,6 +272,25 @@ fn who_has_said_all_still_hears_all() {
     copied(&mailtee, 1);
     archive(&mailtee).one_with(&message, "what was read");
 
+    // the end of TLS would be the end of all: the server hears it when it has answered
+    let mailtee = before("imap", server.imap())
+        .option("upstream_tls", "\"starttls\"")
+        .option("upstream_tls_name", "\"localhost\"")
+        .option("upstream_ca_file", format!("{:?}", server.ca()))
+        .start();
+    for round in 0..5 {
+        let mut client = ImapClient::logged_in(mailtee.frontend, &user);
+        let saved = Mail::plain(10 + round).bytes;
+        let head = format!("APPEND INBOX {{{}+}}\r\n", saved.len());
+        let command = [head.as_bytes(), &saved, b"\r\n"].concat();
+        let tag = client.begin(&command).expect("it listens");
+        client.half_close().expect("it is open");
+        let answer = client.finish(&tag).expect("an answer");
+        assert!(answer.is_ok(), "{}", answer.tagged);
+        client.rest().expect("the end");
+        archive(&mailtee).one_with(&saved, "saved");
+    }
+
     // in the middle of a command, of a server that answers only then
     let late = scripted(|mut stream| {
         let mut heard = Vec::new();

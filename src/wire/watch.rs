@@ -26,6 +26,9 @@ pub trait Watch {
     /// What may be said to the client now, in the server's name, before the connection is closed under it; nothing but the
     /// end of the connection where it is empty. None: something is under way, in either direction.
     fn farewell(&self) -> Option<&'static [u8]>;
+
+    /// Has the client asked for something to its end, and the server still to answer it?
+    fn owes_answer(&self) -> bool;
 }
 
 /// The proxy's own talk with the server, before there is a session: the greeting, TLS, who the client is.
@@ -99,6 +102,8 @@ pub enum Step<'a> {
     Commit { copy: CopyId, found: Found },
     /// There is no such message: the server refused it, or the client gave it up.
     Drop { copy: CopyId },
+    /// A message that the client saved is in the mailbox, and passed without a copy.
+    Uncopied,
     /// For the e-mail engine: this user's mailbox wants a look.
     Hint(Hint),
     /// The watcher is blind from here on, and why (a value of the label `reason`). Open copies are dropped.
@@ -151,7 +156,7 @@ pub enum Hint {
     Arrival,
     /// A message was named, or shown in part: it exists, and no whole copy passed here.
     Seen,
-    /// A message was saved, and its content did not pass here whole (CATENATE with a URL, too many at a time, COPY, MOVE).
+    /// A message was saved, and its content did not pass here whole (CATENATE with a URL, COPY, MOVE).
     Unseen,
 }
 

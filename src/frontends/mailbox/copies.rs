@@ -27,6 +27,8 @@ enum Uncopied {
     Late,
     #[error("the watcher lost track")]
     Lost,
+    #[error("more messages in one command, or more words before one, than are followed")]
+    Beyond,
 }
 
 /// The open copies of one session.
@@ -39,6 +41,11 @@ pub(super) struct Copies {
 
 enum Open {
     Copying(Box<Copying>),
+    /// On its way to the disk: who waits for that has it. Taken out of here meanwhile, it comes to nothing.
+    Writing {
+        name: Name,
+        is_saved: bool,
+    },
     /// There will be none, and why.
     Failed {
         name: Name,
@@ -93,7 +100,7 @@ impl Open {
     fn is_saved(&self) -> bool {
         match self {
             Self::Copying(copying) => copying.is_saved,
-            Self::Failed { is_saved, .. } => *is_saved,
+            Self::Writing { is_saved, .. } | Self::Failed { is_saved, .. } => *is_saved,
             Self::Known => false,
         }
     }
@@ -198,17 +205,35 @@ impl Copies {
 
     /// The next bytes of a message.
     pub(super) async fn write(&self, copy: CopyId, bytes: &[u8]) {
-        let Some(open) = self.take(copy) else {
-            return;
+        let mut copying = {
+            let mut all = self.open.lock();
+            let Some((_, open)) = all.iter_mut().find(|(id, _)| *id == copy) else {
+                return;
+            };
+            let Open::Copying(copying) = open else {
+                return;
+            };
+            let (name, is_saved) = (copying.name, copying.is_saved);
+            match std::mem::replace(open, Open::Writing { name, is_saved }) {
+                Open::Copying(copying) => copying,
+                _ => return,
+            }
         };
-        let open = match open {
-            Open::Copying(mut copying) => match copying.part.write(bytes).await {
-                Ok(()) => Open::Copying(copying),
-                Err(error) => copying.failed(error),
-            },
-            open => open,
+        let written = match copying.part.write(bytes).await {
+            Ok(()) => Open::Copying(copying),
+            Err(error) => copying.failed(error),
         };
-        self.put(copy, open);
+        // The other direction may have given it up.
+        let mut all = self.open.lock();
+        if let Some((_, open)) = all.iter_mut().find(|(id, _)| *id == copy) {
+            *open = written;
+        }
+    }
+
+    /// A message was saved that there never was a copy of.
+    pub(super) fn passed_uncopied(&self) {
+        let (id, began) = copy::next_id();
+        self.gap(Name { id, began }, &Uncopied::Beyond);
     }
 
     /// The server, or the client, gave it up.
@@ -233,7 +258,7 @@ impl Copies {
         for (_, open) in std::mem::take(&mut *self.open.lock()) {
             let name = match &open {
                 Open::Copying(copying) => copying.name,
-                Open::Failed { name, .. } => *name,
+                Open::Writing { name, .. } | Open::Failed { name, .. } => *name,
                 Open::Known => continue,
             };
             if open.is_saved() {
@@ -257,6 +282,11 @@ impl Copies {
                     internal_date: found.internal_date,
                 },
             }),
+            // A server that answers before it has heard all of it.
+            Open::Writing { name, .. } => {
+                self.gap(name, &Uncopied::Lost);
+                None
+            }
             Open::Failed { name, cause, .. } => {
                 self.gap(name, &cause);
                 None

@@ -240,6 +240,15 @@ impl Splice {
         }
     }
 
+    /// Waits until the server owes no answer. Unlike TCP, the end of TLS is for many servers the end of all: what was asked
+    /// would be answered to nobody.
+    async fn all_answered(&self) {
+        self.client_busy.store(false, Relaxed);
+        while self.watcher.lock().owes_answer() {
+            self.answered.notified().await;
+        }
+    }
+
     fn busy(&self, side: Side) -> &AtomicBool {
         match side {
             Side::Client => &self.client_busy,
@@ -267,6 +276,9 @@ impl Splice {
                     read => read.map_err(|error| End::Lost(side, error))?,
                 };
                 if count == 0 {
+                    if side == Side::Client && to.has_tls() {
+                        self.all_answered().await;
+                    }
                     // To one that is gone already there is nothing to say.
                     let _ = to.shutdown().await;
                     busy.store(false, Relaxed);
@@ -406,6 +418,7 @@ impl Splice {
                 self.copies.begin(copy, &message, watcher.place());
             }
             Step::Drop { copy } => self.copies.drop_one(copy),
+            Step::Uncopied => self.copies.passed_uncopied(),
             Step::Hint(hint) => self.hint(hint),
             Step::Lost { reason } => {
                 warn!(frontend = %self.mailbox.options.name, session = %self.session, reason, "lost track: the session goes on, nothing more of it is copied");

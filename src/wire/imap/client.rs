@@ -4,8 +4,8 @@
 //! nothing more of the client is read. A line that may name the user is held back until that is known.
 
 use super::{
-    COMMANDS, COMMANDS_MAX, LITERAL, Move, REPLICATION, REPLY, Side, TAG_BYTES_MAX, Verdict,
-    Watcher,
+    COMMANDS, COMMANDS_MAX, COPIES_AT_ONCE, LITERAL, Move, REPLICATION, REPLY, Side, TAG_BYTES_MAX,
+    Verdict, Watcher,
     command::{self, Authenticating, Command, Kind},
     lexis::{Literal, NAME_BYTES_MAX},
     line::{Line, Whole},
@@ -73,6 +73,11 @@ struct Name {
 impl Client {
     pub(super) fn is_between_lines(&self) -> bool {
         matches!(self.state, State::Line | State::Idle) && self.line.kept.is_empty()
+    }
+
+    /// Nothing of a command is still to come.
+    pub(super) fn has_said_all(&self) -> bool {
+        matches!(self.state, State::Line) && self.line.kept.is_empty()
     }
 
     /// Bytes of memory for what is held back or read.
@@ -182,6 +187,10 @@ impl Watcher {
         let mut dialogue = None;
         match &mut kind {
             Kind::StartTls => return self.starttls(tag),
+            // Those that are open are of commands that were said to their ends: the server will answer.
+            Kind::Save(_) if self.copies >= COPIES_AT_ONCE && !self.commands.is_empty() => {
+                return Verdict::Wait;
+            }
             Kind::Replicate => {
                 self.lost(Side::Client, REPLICATION);
                 return Verdict::Forward;
@@ -247,7 +256,7 @@ impl Watcher {
             return Verdict::Wait;
         }
         let reply = |text: &str| [tag, text.as_bytes()].concat();
-        let step = if self.rules.starttls && !self.secured {
+        let step = if self.rules.starttls && !self.secured && !self.authenticated {
             Step::StartTls {
                 reply: reply(" OK Begin TLS negotiation now\r\n"),
             }

@@ -46,6 +46,7 @@ pub enum Seen {
         heard: usize,
     },
     Dropped,
+    Uncopied,
     Hint(Hint),
     Lost(&'static str),
 }
@@ -162,6 +163,7 @@ impl Session {
                 self.ended(copy);
                 Seen::Dropped
             }
+            Step::Uncopied => Seen::Uncopied,
             Step::Hint(hint) => Seen::Hint(hint),
             Step::Lost { reason } => {
                 self.copies.clear();

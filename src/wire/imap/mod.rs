@@ -59,8 +59,10 @@ const COMMANDS: &str = "commands";
 const COMMANDS_MAX: usize = 1000;
 /// A tag, at most: longer ones are waited for by nobody.
 const TAG_BYTES_MAX: usize = 256;
-/// Messages that are copied at once, at most: one bit each.
-const COPIES_MAX: u32 = u64::BITS;
+/// Messages that are copied at once, at most: those of one command, which has one answer.
+const COPIES_MAX: u32 = 1000;
+/// With so many open, the next command that saves one is put off until the server has answered.
+const COPIES_AT_ONCE: u32 = 64;
 
 /// What the operator chose for a front end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,8 +84,10 @@ pub struct Watcher {
     to_server: Out,
 
     commands: VecDeque<Command>,
-    /// One bit for each copy that is open.
-    copies: u64,
+    /// How many copies are open.
+    copies: u32,
+    /// The next one's number. None is used again, so that nothing that comes late is taken for another's.
+    next_copy: u32,
     place: Place,
     authenticated: bool,
     /// Messages in the selected folder, where that is known.
@@ -219,20 +223,21 @@ impl Watcher {
     }
 
     fn open_copy(&mut self) -> Option<CopyId> {
-        let id = self.copies.trailing_ones();
-        if id == COPIES_MAX {
+        if self.copies == COPIES_MAX {
             return None;
         }
-        self.copies |= 1 << id;
+        self.copies += 1;
+        let id = self.next_copy;
+        self.next_copy = id.wrapping_add(1);
         Some(CopyId(id))
     }
 
-    fn close_copy(&mut self, copy: CopyId) {
-        self.copies &= !(1 << copy.0);
+    fn close_copy(&mut self) {
+        self.copies = self.copies.saturating_sub(1);
     }
 
     fn drop_copy(&mut self, from: Side, copy: CopyId) {
-        self.close_copy(copy);
+        self.close_copy();
         self.out(from).steps.push_back(Step::Drop { copy });
     }
 
@@ -277,6 +282,12 @@ impl Watch for Watcher {
 
     fn place(&self) -> &Place {
         &self.place
+    }
+
+    fn owes_answer(&self) -> bool {
+        let mut commands = self.commands.iter();
+        let is_owed = commands.any(|command| !matches!(command.kind, command::Kind::Idle));
+        !self.blind && self.client.has_said_all() && is_owed
     }
 
     fn farewell(&self) -> Option<&'static [u8]> {
@@ -372,8 +383,8 @@ mod tests {
             flags: vec!["\\Seen".into()],
             internal_date: None,
         };
-        let begin = |message| Step::Begin {
-            copy: CopyId(0),
+        let begin = |copy, message| Step::Begin {
+            copy: CopyId(copy),
             message,
         };
         let saved = Message::Saved {
@@ -393,7 +404,7 @@ mod tests {
             user: Some("an\"na".into()),
         };
         let arrival = Step::Hint(Hint::Arrival);
-        let steps = [login, let_in, begin(saved), arrival, begin(read)];
+        let steps = [login, let_in, begin(0, saved), arrival, begin(1, read)];
         let mut expected: Vec<_> = steps.iter().map(|step| format!("{step:?}")).collect();
         let commit = format!("\"mail\" {found:?}");
         expected.insert(4, commit.clone());

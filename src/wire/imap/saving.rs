@@ -28,6 +28,8 @@ pub(super) struct Saving {
     joined: Joined,
     /// A message of it did not pass here whole.
     pub(super) unseen: bool,
+    /// A message of it may have passed without a copy: there were too many, or the words before it were not understood.
+    pub(super) uncopied: bool,
     /// REPLACE tells the new UID in an untagged OK (RFC 8508 section 3.4).
     pub(super) replaces: bool,
     place: Option<(u32, Vec<u8>)>,
@@ -95,6 +97,7 @@ impl Saving {
             internal_date: None,
             joined: Joined::Nothing,
             unseen: false,
+            uncopied: false,
             replaces,
             place: None,
         }
@@ -179,7 +182,7 @@ impl Saving {
     /// What is not understood, or too long to be: further messages are not looked for.
     pub(super) fn is_strange(&mut self) -> Option<CopyId> {
         self.at = At::Strange;
-        self.unseen = true;
+        self.uncopied = true;
         self.give_up_joined()
     }
 
@@ -227,7 +230,7 @@ impl Saving {
                 flags: std::mem::take(&mut self.flags),
                 internal_date: self.internal_date.take(),
             }),
-            None => self.unseen = true,
+            None => self.uncopied = true,
         }
         if self.at == At::Part {
             self.joined = copy.map_or(Joined::Spoiled, Joined::Copy);

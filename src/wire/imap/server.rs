@@ -351,7 +351,7 @@ impl Watcher {
                 {
                     saving.placed(argument);
                 }
-                let unseen = saving.unseen;
+                let (unseen, uncopied) = (saving.unseen, saving.uncopied);
                 if !ok {
                     for copy in saving.copies() {
                         self.drop_copy(Side::Server, copy);
@@ -359,8 +359,11 @@ impl Watcher {
                     return;
                 }
                 for (copy, found) in saving.into_found() {
-                    self.close_copy(copy);
+                    self.close_copy();
                     self.tell(Step::Commit { copy, found });
+                }
+                if uncopied {
+                    self.tell(Step::Uncopied);
                 }
                 if unseen {
                     self.hint(Hint::Unseen);
@@ -534,7 +537,7 @@ impl Watcher {
             flags: std::mem::take(&mut fetching.fetch.flags),
             internal_date: fetching.fetch.internal_date,
         };
-        self.close_copy(copy);
+        self.close_copy();
         self.tell(Step::Commit { copy, found });
     }
 }

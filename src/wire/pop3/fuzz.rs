@@ -172,6 +172,7 @@ impl Carrier {
             }
             Step::Say(bytes) => heard.extend_from_slice(&bytes),
             Step::Reply(bytes) => outcome.replies.extend_from_slice(&bytes),
+            Step::Uncopied => unreachable!("nothing is saved by POP3"),
             Step::Begin { copy, message } => {
                 assert_eq!(copy, CopyId(0));
                 let Message::Read { uidl, .. } = &message else {

@@ -242,6 +242,10 @@ impl Watch for Watcher {
         &self.place
     }
 
+    fn owes_answer(&self) -> bool {
+        !self.lost && !self.is_quiet() && self.client.held.is_empty()
+    }
+
     fn farewell(&self) -> Option<&'static [u8]> {
         let between = self.is_quiet() && self.client.held.is_empty() && self.saying.is_between();
         (between && !self.lost).then_some(FAREWELL)
