@@ -38,6 +38,7 @@ fn values(text: &str, label: &str) -> BTreeSet<String> {
 fn exported() -> BTreeSet<String> {
     let metrics = Metrics::new();
     metrics.touch_frontend("f");
+    metrics.touch_mailbox("f", &["arrival"], &["reply"]);
     metrics.touch_target("t");
     names(&metrics.render())
 }
