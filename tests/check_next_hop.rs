@@ -449,6 +449,41 @@ fn a_next_hop_is_held_against_its_front_end() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
+#[test]
+fn a_client_s_leg_in_clear_before_a_server_with_tls_is_noted() {
+    let frontend = |name: &str, listen: &str, more: &str| {
+        format!(
+            "[[frontend]]\nname = {name:?}\nprotocol = \"imap\"\nlisten = {listen:?}\n\
+             upstream = \"localhost:1143\"\n{more}\n"
+        )
+    };
+    let starttls = "upstream_tls = \"starttls\"";
+    let secured = format!("{starttls}\ncertificate = \"/c.pem\"\nkey = \"/c.key\"");
+    let frontends = [
+        frontend("clear", "127.0.0.1:2143", starttls),
+        frontend("secured", "127.0.0.1:3143", &secured),
+        frontend("plain", "127.0.0.1:4143", ""),
+        frontend("local", "unix:/run/imap", starttls),
+    ];
+    let mailtee = Mailtee::filter("127.0.0.1:10026")
+        .append(&frontends.concat())
+        .prepare();
+    let checked = mailtee.command(&["check", "--offline", "--format", "json"]);
+    let text = String::from_utf8(checked.stdout).expect("UTF-8");
+    assert!(checked.status.success(), "{text}");
+    let noted: Vec<Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .filter(|finding: &Value| finding.get("note").is_some())
+        .collect();
+    assert_eq!(noted.len(), 1, "{text}");
+    assert_eq!(noted[0]["what"], "front end clear: its clients");
+    assert_eq!(
+        noted[0]["note"],
+        "passwords cross the client's leg in clear: set `certificate`"
+    );
+}
+
 /// A greeting that never ends.
 fn flood() -> SocketAddr {
     serve(loopback(), |mut stream| {

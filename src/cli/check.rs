@@ -15,7 +15,7 @@ use super::{
     postfix::PostfixCheck,
 };
 use crate::{
-    config::{AutoFrontend, Config, ConfigError, Frontend},
+    config::{AutoFrontend, Config, ConfigError, Frontend, UpstreamTls},
     daemon,
     metrics::Metrics,
     net::{self, Address, SocketFile},
@@ -115,6 +115,7 @@ impl Check {
             // The system may still be looking for a name whose time is over.
             runtime.shutdown_background();
         }
+        findings.extend(config.frontends.iter().filter_map(clear_leg));
         self.postfix.look(&config, &mut findings);
         output::rows(self.format, &findings)?;
         Ok(if findings.iter().all(|finding| finding.ok) {
@@ -169,6 +170,19 @@ async fn look(config: &Config, findings: &mut Vec<Finding>) {
         };
         findings.push(Finding::new(what, result));
     }
+}
+
+/// A server with TLS says nothing against passwords, and its words reach a client that has none.
+fn clear_leg(frontend: &Frontend) -> Option<Finding> {
+    let Frontend::Mailbox(mailbox) = frontend else {
+        return None;
+    };
+    let is_clear = mailbox.upstream.tls != UpstreamTls::None
+        && mailbox.identity.is_none()
+        && !matches!(mailbox.listen, Address::Unix(_));
+    let what = format!("front end {}: its clients", mailbox.name);
+    let note = "passwords cross the client's leg in clear: set `certificate`";
+    is_clear.then(|| Finding::noted(what, note.to_owned()))
 }
 
 async fn listen(config: &Config, findings: &mut Vec<Finding>) {
