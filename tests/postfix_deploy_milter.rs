@@ -16,7 +16,7 @@ use crate::{
     },
     postfix_deploy::{
         contents, has_received, postconf, postfix_command, refuses, sample, script, send, succeeds,
-        wait_until_received,
+        wait_until_received, wake_pickup,
     },
 };
 
@@ -324,7 +324,7 @@ fn a_running_postfix_shows_mailtee_what_was_signed_and_lets_it_go() {
         let reply = client.mail(&Mail::plain(serial)).ok()?;
         reply.is_success().then_some(())
     });
-    postfix_command("postkick", &dir, &["public", "pickup", "W"]);
+    wake_pickup(&dir);
     wait_until_received(&next_hop, &waits);
 }
 
