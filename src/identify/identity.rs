@@ -204,6 +204,14 @@ impl Identity {
         self.evidence.push(printable(evidence.into().as_bytes()));
     }
 
+    /// What it says of itself.
+    pub(super) fn tells(&mut self, about: &str) {
+        let about = printable(about.as_bytes());
+        if self.about.len() < KEYWORDS_MAX && !self.about.contains(&about) {
+            self.about.push(about);
+        }
+    }
+
     /// What it says it can do, now that TLS is in force, or is not yet. Cut where it says too much.
     pub(super) fn can(&mut self, mut capabilities: Capabilities) {
         capabilities.all.truncate(KEYWORDS_MAX);
@@ -244,6 +252,14 @@ pub(super) fn printable(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_server_says_of_itself_is_bounded_and_printable() {
+        let mut found = Identity::new("mail.example.org:4190".to_owned());
+        (0..300).for_each(|n| found.tells(&format!("IMPLEMENTATION \0\u{9b}31m {n}")));
+        assert_eq!(found.about.len(), KEYWORDS_MAX);
+        assert_eq!(found.about[7], "IMPLEMENTATION \u{fffd}\u{fffd}31m 7");
+    }
 
     #[test]
     fn a_server_that_can_do_too_much_is_cut_short() {

@@ -36,8 +36,9 @@ pub(super) async fn judge(
     found: &mut Identity,
 ) {
     found.kind = Kind::Http;
-    let server = answer.header("server").map(|it| printable(it.as_bytes()));
-    found.about.extend(server.map(|it| format!("Server: {it}")));
+    if let Some(server) = answer.header("server") {
+        found.tells(&format!("Server: {server}"));
+    }
     let mut path = WELL_KNOWN.to_owned();
     for _ in 0..REDIRECTS_MAX {
         found.saw(format!("GET {path}: {}", answer.status_line));

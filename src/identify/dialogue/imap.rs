@@ -1,10 +1,7 @@
 //! IMAP: CAPABILITY, ID where it is offered, NAMESPACE where the greeting is PREAUTH, STARTTLS, LOGOUT (RFC 3501, 2971, 2342).
 
 use super::{Dialogue, Kind, Trouble};
-use crate::identify::{
-    identity::{Capabilities, printable},
-    talk::LINES_MAX,
-};
+use crate::identify::{identity::Capabilities, talk::LINES_MAX};
 
 struct Answer {
     /// Untagged responses, without their `* `.
@@ -32,7 +29,7 @@ pub(super) async fn hold(mut dialogue: Dialogue<'_>) -> Result<(), Trouble> {
                 .get(..9)
                 .is_some_and(|it| it.eq_ignore_ascii_case("NAMESPACE"))
             {
-                dialogue.found.about.push(printable(response.as_bytes()));
+                dialogue.found.tells(&response);
             }
         }
     } else {
@@ -91,10 +88,7 @@ async fn introduce(dialogue: &mut Dialogue<'_>) -> Result<(), Trouble> {
             continue;
         };
         if name.eq_ignore_ascii_case("ID") && !told.eq_ignore_ascii_case("NIL") {
-            dialogue
-                .found
-                .about
-                .push(format!("ID {}", printable(told.as_bytes())));
+            dialogue.found.tells(&format!("ID {told}"));
         }
     }
     Ok(())

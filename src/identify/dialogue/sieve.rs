@@ -53,10 +53,7 @@ async fn capabilities(dialogue: &mut Dialogue<'_>) -> Result<bool, Trouble> {
         })
     };
     if let Some(software) = value("IMPLEMENTATION") {
-        let told = format!("IMPLEMENTATION {software}");
-        if !dialogue.found.about.contains(&told) {
-            dialogue.found.about.push(told);
-        }
+        dialogue.found.tells(&format!("IMPLEMENTATION {software}"));
     }
     let capabilities = Capabilities {
         auth: value("SASL")
