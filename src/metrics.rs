@@ -51,6 +51,7 @@ pub struct Metrics {
     pub upstream_connections_total: IntCounterVec,
     pub mailbox_signals_total: IntCounterVec,
     pub watcher_lost_total: IntCounterVec,
+    pub pending_copies: IntGaugeVec,
     pub target_up: IntGaugeVec,
     pub target_last_success_timestamp_seconds: GaugeVec,
     pub target_requests_total: IntCounterVec,
@@ -244,6 +245,12 @@ impl Metrics {
                 "IMAP and POP3 sessions that went on without being watched, by reason.",
                 &["frontend", "reason"],
             ),
+            pending_copies: int_gauge_vec(
+                r,
+                "pending_copies",
+                "Whole messages of IMAP and POP3 sessions on their way into the journal; where 256 that were read wait, reading waits.",
+                &["frontend"],
+            ),
             target_up: int_gauge_vec(
                 r,
                 "target_up",
@@ -347,6 +354,7 @@ impl Metrics {
             self.watcher_lost_total
                 .with_label_values(&[frontend, reason]);
         }
+        self.pending_copies.with_label_values(&[frontend]);
     }
 
     /// Makes every series of a target exist.

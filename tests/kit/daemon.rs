@@ -212,20 +212,23 @@ impl Mailtee {
         }
     }
 
-    /// Waits until every target has confirmed all that waits.
+    /// Waits until every target has confirmed all that waits, what was read from a mailbox included.
     #[track_caller]
     pub fn wait_until_forwarded(&self, deadline: Duration) {
-        wait_until(deadline, "nothing waits for a target", || {
-            let Some((200, text)) = http::get(self.admin, "/metrics") else {
-                return None;
-            };
-            let waiting: f64 = text
-                .lines()
-                .filter(|line| line.starts_with("mailtee_waiting_messages{"))
-                .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
-                .sum();
-            (waiting == 0.0).then_some(())
-        });
+        // One after the other: what is pending is not waiting yet.
+        for series in ["mailtee_pending_copies{", "mailtee_waiting_messages{"] {
+            wait_until(deadline, "nothing waits for a target", || {
+                let Some((200, text)) = http::get(self.admin, "/metrics") else {
+                    return None;
+                };
+                let count: f64 = text
+                    .lines()
+                    .filter(|line| line.starts_with(series))
+                    .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
+                    .sum();
+                (count == 0.0).then_some(())
+            });
+        }
     }
 
     /// Runs another verb on the same configuration: `daemon.command(&["check"])`.

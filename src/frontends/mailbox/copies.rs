@@ -15,6 +15,7 @@ use crate::{
     frontends::copy::{self, Part, Seen, Whole},
     journal::{Captured, JournalError},
     message::{Acceptance, CaptureId, Fidelity, Origin, Placement, UnixMillis, WireText},
+    metrics::IntGauge,
     wire::watch::{CopyId, Found, Message, Place},
 };
 
@@ -67,9 +68,26 @@ struct Copying {
 /// A whole message that is in the mailbox.
 pub(super) struct Ended {
     copying: Box<Copying>,
+    pending: Pending,
     /// By its number in the mailbox, where that is known.
     key: Option<Key>,
     placement: Placement,
+}
+
+/// A whole message that is not yet in the journal, for as long as this lives.
+struct Pending(IntGauge);
+
+impl Pending {
+    fn new(count: &IntGauge) -> Self {
+        count.inc();
+        Self(count.clone())
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 /// The capture that a copy becomes.
@@ -272,6 +290,7 @@ impl Copies {
         match self.take(copy)? {
             Open::Copying(copying) => Some(Ended {
                 copying,
+                pending: Pending::new(&self.mailbox.pending),
                 key: key_of(place, Some(&found.folder), found.uid_validity, found.uid),
                 placement: Placement {
                     account: place.user.clone().unwrap_or_default(),
@@ -306,7 +325,7 @@ impl Copies {
             is_decoded,
             part,
         } = *ended.copying;
-        let (number, placement) = (ended.key, ended.placement);
+        let (number, placement, pending) = (ended.key, ended.placement, ended.pending);
         let key = match number {
             Some(key) if !is_decoded => Some(key),
             // The message itself is not known by it: another client may yet show it as it lies there.
@@ -335,6 +354,7 @@ impl Copies {
             key,
             is_saved,
             is_decoded,
+            _pending: pending,
         };
         if is_saved {
             return Box::pin(made.commit(part.finish(), placement)).await;
@@ -388,6 +408,7 @@ struct Made {
     key: Option<Key>,
     is_saved: bool,
     is_decoded: bool,
+    _pending: Pending,
 }
 
 impl Made {

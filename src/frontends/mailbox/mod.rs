@@ -29,7 +29,7 @@ use super::{Entrance, StartError, Tls};
 use crate::{
     journal::Journal,
     message::UnixMillis,
-    metrics::Metrics,
+    metrics::{IntGauge, Metrics},
     net::{self, Connection, Peer, ServeOptions, Service},
     wire::watch::Hint,
 };
@@ -45,6 +45,8 @@ struct Mailbox {
     metrics: Arc<Metrics>,
     known: Known,
     commits: Arc<Semaphore>,
+    /// Whole messages that are not yet in the journal.
+    pending: IntGauge,
     stop: CancellationToken,
     tasks: TaskTracker,
     started: UnixMillis,
@@ -96,9 +98,11 @@ pub async fn start(
         }) => Some(identity.clone()),
         _ => None,
     };
+    let pending = metrics.pending_copies.with_label_values(&[&options.name]);
     let mailbox = Arc::new(Mailbox {
         known: Known::new(options.limits.known_messages),
         commits: Arc::new(Semaphore::new(COMMITS_MAX)),
+        pending,
         options,
         dialect,
         journal,
