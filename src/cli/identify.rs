@@ -154,10 +154,14 @@ impl Identify {
             block.push_str(&format!("role = \"{role}\"\n"));
         }
         block.push_str(&format!("upstream = {}\n", quoted(&identity.address)));
-        if identity.tls == TlsMode::None {
+        let tls = identity.promised_tls();
+        if tls == TlsMode::None {
+            if !identity.is_settled {
+                block.push_str("# it broke off before it had said whether it has TLS: ask again\n");
+            }
             return Some((listen, block));
         }
-        block.push_str(&format!("upstream_tls = \"{}\"\n", identity.tls.name()));
+        block.push_str(&format!("upstream_tls = \"{}\"\n", tls.name()));
         // A path has no name of its own: the one it was held against.
         let is_path = matches!(identity.address.parse(), Ok(Address::Unix(_)));
         let name = self.tls_name.as_deref();
@@ -326,8 +330,23 @@ mod tests {
         };
         let mut found = Identity::unreachable("mail.example.org:143".to_owned(), "");
         found.kind = Kind::Imap;
+        let (_, cut) = asked.block(&found).unwrap();
+        assert!(cut.contains("# it broke off"), "{cut}");
+        found.is_settled = true;
         let (_, plain) = asked.block(&found).unwrap();
-        assert!(!plain.contains("upstream_tls"), "{plain}");
+        assert!(
+            !plain.contains("upstream_tls") && !plain.contains('#'),
+            "{plain}"
+        );
+        found.plain = Some(Capabilities {
+            all: vec!["IMAP4rev1".to_owned(), "STARTTLS".to_owned()],
+            ..Capabilities::default()
+        });
+        let (_, promised) = asked.block(&found).unwrap();
+        assert!(
+            promised.contains("upstream_tls = \"starttls\""),
+            "{promised}"
+        );
         found.tls = TlsMode::StartTls;
         let (_, broken) = asked.block(&found).unwrap();
         assert!(broken.contains("upstream_tls = \"starttls\""), "{broken}");
