@@ -10,7 +10,7 @@ use mailtee::{
             Rules,
             fuzz::{Seen, Session},
         },
-        watch::{Found, Message, Watch},
+        watch::{Form, Found, Message, Watch},
     },
 };
 
@@ -33,10 +33,7 @@ fn line(seen: &Seen) -> String {
         Seen::StartTls => "starttls".to_owned(),
         Seen::Begun(Message::Saved { folder }) => format!("begin saved {folder}"),
         Seen::Begun(Message::Read {
-            uid,
-            bytes,
-            is_decoded,
-            ..
+            uid, bytes, form, ..
         }) => {
             let mut line = "begin read".to_owned();
             if let Some(uid) = uid {
@@ -45,9 +42,11 @@ fn line(seen: &Seen) -> String {
             if let Some(bytes) = bytes {
                 let _ = write!(line, " bytes={bytes}");
             }
-            if *is_decoded {
-                line += " decoded";
-            }
+            line += match form {
+                Form::AsItLies => "",
+                Form::Decoded => " decoded",
+                Form::Joined => " joined",
+            };
             line
         }
         Seen::Committed { content, found, .. } => committed(content, found),

@@ -8,7 +8,7 @@
 use std::{collections::BTreeSet, fs};
 
 use crate::{
-    kit::{Mail, mailbox::Kind},
+    kit::{ImapClient, Mail, imap::quoted, mailbox::Kind},
     mailbox_rig::{Rig, Tls, Way, maildirs},
 };
 
@@ -168,6 +168,15 @@ fn curl_before_courier() {
     Rig::before(Kind::Courier, Tls::None, Tls::None).same(curl);
 }
 
+/// All that is in INBOX and Work is going to be read.
+fn two_folders_pass(rig: &Rig, way: &Way) {
+    let account = rig.server.account(&way.user);
+    let folders = ["INBOX".to_owned(), rig.folder(&["Work"])];
+    for message in folders.iter().flat_map(|folder| &account[folder]) {
+        way.passes(&message.bytes);
+    }
+}
+
 /// It takes all of two folders and leaves it there; finds nothing new; then takes all again and deletes it.
 fn getmail(rig: &Rig, way: &Way) -> Vec<BTreeSet<String>> {
     let dir = way.dir.path().display().to_string();
@@ -196,10 +205,7 @@ fn getmail(rig: &Rig, way: &Way) -> Vec<BTreeSet<String>> {
     let (keep, take) = (rc("keep", false), rc("take", true));
     // it refuses to deliver as root
     way.run("chown", &["-R", "65534:65534", &dir]);
-    let account = rig.server.account(&way.user);
-    for message in ["INBOX", &work].iter().flat_map(|folder| &account[*folder]) {
-        way.passes(&message.bytes);
-    }
+    two_folders_pass(rig, way);
     let run = |rc: &str| {
         let nobody = ["--reuid=65534", "--regid=65534", "--clear-groups"];
         // it may wait in vain for a delivery that was done too soon
@@ -229,8 +235,40 @@ fn getmail_before_courier() {
     Rig::before(Kind::Courier, Tls::None, Tls::None).same(getmail);
 }
 
-/// It takes all of two folders, header and text by themselves, and deletes it: nothing is read whole, and nothing copied.
+/// What is in INBOX and Work, as the server shows header and text by themselves: Courier ends some with a line end of its own.
+fn in_parts(rig: &Rig, way: &Way) -> Vec<Vec<u8>> {
+    let mut client = ImapClient::logged_in(rig.server.imap(), &way.user);
+    let mut messages = Vec::new();
+    for folder in ["INBOX".to_owned(), rig.folder(&["Work"])] {
+        let count = rig.server.account(&way.user)[&folder].len();
+        client.ok(&format!("EXAMINE {}", quoted(&folder)));
+        let mut part = |number: usize, name: &str| {
+            let shown = client
+                .ok(&format!("FETCH {number} ({name})"))
+                .untagged
+                .concat();
+            // a literal, or a string of nothing
+            let Some(at) = memchr::memmem::find(&shown, b"}\r\n") else {
+                return Vec::new();
+            };
+            shown[at + 3..]
+                .strip_suffix(b")")
+                .expect("its end")
+                .to_vec()
+        };
+        for number in 1..=count {
+            let (header, text) = (part(number, "RFC822.HEADER"), part(number, "RFC822.TEXT"));
+            messages.push([header, text].concat());
+        }
+    }
+    messages
+}
+
+/// It takes all of two folders, header and text by themselves, and deletes it.
 fn fetchmail(rig: &Rig, way: &Way) -> Vec<String> {
+    for message in in_parts(rig, way) {
+        way.passes(&message);
+    }
     let mbox = way.dir.join("mbox");
     let secured = match way.tls {
         Tls::None => "sslproto \"\"".to_owned(),

@@ -139,6 +139,8 @@ pub enum Fidelity {
     AfterDelivery,
     /// The mail server has undone its transfer encodings (IMAP's `BINARY[]`).
     Decoded,
+    /// Header and text, which the mail server showed by themselves (IMAP's `BODY[HEADER]` and `BODY[TEXT]`).
+    Joined,
     /// A journal report could not be taken apart: the copy is the whole report.
     ReportUnparsed,
 }

@@ -314,6 +314,7 @@ impl Seen {
             Fidelity::Milter => "rebuilt from milter events",
             Fidelity::AfterDelivery => "as stored after delivery",
             Fidelity::Decoded => "transfer encodings undone by the server",
+            Fidelity::Joined => "header and text, as the server showed them one by one",
             Fidelity::ReportUnparsed => "a whole journal report",
         };
         self.sighting.fidelity.iter().map(word).collect()

@@ -5,6 +5,8 @@
 //! fails: where it no longer knows what it sees, it says so once ([`Step::Lost`]) and hands on the rest of the session
 //! blindly. It holds a bounded number of bytes, whatever comes.
 
+use std::borrow::Cow;
+
 use crate::message::{UnixMillis, WireText};
 
 /// The watcher of one session, of one protocol.
@@ -95,8 +97,8 @@ pub enum Step<'a> {
     Authenticated { user: Option<WireText> },
     /// A whole message begins.
     Begin { copy: CopyId, message: Message },
-    /// Its next bytes, not to be handed on: those that were on the wire come as [`Step::Pass`].
-    Content { copy: CopyId, bytes: &'a [u8] },
+    /// Its next bytes, not to be handed on: those that were on the wire come, or came, as [`Step::Pass`].
+    Content { copy: CopyId, bytes: Cow<'a, [u8]> },
     /// It is in the mailbox, and here it lies. A message that the client saves must be durable before anything that comes
     /// after this is handed on: the client is about to hear that it is safe.
     Commit { copy: CopyId, found: Found },
@@ -121,6 +123,17 @@ pub struct Place {
     pub uid_validity: Option<u32>,
 }
 
+/// How a server shows a message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Form {
+    #[default]
+    AsItLies,
+    /// Transfer encodings are undone (`BINARY[]`, RFC 3516): other bytes than those that lie in the mailbox.
+    Decoded,
+    /// Header and text by themselves. A server may end the one or the other with a line end of its own.
+    Joined,
+}
+
 /// A whole message on the wire.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
@@ -134,8 +147,7 @@ pub enum Message {
         uidl: Option<WireText>,
         /// As announced.
         bytes: Option<u64>,
-        /// Transfer encodings are undone (`BINARY[]`, RFC 3516): other bytes than those that lie in the mailbox.
-        is_decoded: bool,
+        form: Form,
     },
 }
 

@@ -16,7 +16,7 @@ use crate::{
     journal::{Captured, JournalError},
     message::{Acceptance, CaptureId, Fidelity, Origin, Placement, UnixMillis, WireText},
     metrics::IntGauge,
-    wire::watch::{CopyId, Found, Message, Place},
+    wire::watch::{CopyId, Form, Found, Message, Place},
 };
 
 /// Why there is no copy.
@@ -60,8 +60,7 @@ enum Open {
 struct Copying {
     name: Name,
     is_saved: bool,
-    /// Not the bytes that lie in the mailbox.
-    is_decoded: bool,
+    form: Form,
     part: Part,
 }
 
@@ -154,13 +153,10 @@ impl Copies {
 
     pub(super) fn begin(&self, copy: CopyId, message: &Message, place: &Place) {
         let is_saved = matches!(message, Message::Saved { .. });
-        let is_decoded = matches!(
-            message,
-            Message::Read {
-                is_decoded: true,
-                ..
-            }
-        );
+        let form = match message {
+            Message::Read { form, .. } => *form,
+            Message::Saved { .. } => Form::AsItLies,
+        };
         let open = if self.is_known(message, place) {
             Open::Known
         } else {
@@ -170,7 +166,7 @@ impl Copies {
                 Ok(part) => Open::Copying(Box::new(Copying {
                     name,
                     is_saved,
-                    is_decoded,
+                    form,
                     part,
                 })),
                 Err(error) => Open::Failed {
@@ -322,12 +318,12 @@ impl Copies {
         let Copying {
             name,
             is_saved,
-            is_decoded,
+            form,
             part,
         } = *ended.copying;
         let (number, placement, pending) = (ended.key, ended.placement, ended.pending);
         let key = match number {
-            Some(key) if !is_decoded => Some(key),
+            Some(key) if form == Form::AsItLies => Some(key),
             // The message itself is not known by it: another client may yet show it as it lies there.
             _ if !is_saved => Some(Key::of_content(
                 placement.account.as_bytes(),
@@ -353,7 +349,7 @@ impl Copies {
             name,
             key,
             is_saved,
-            is_decoded,
+            form,
             _pending: pending,
         };
         if is_saved {
@@ -407,7 +403,7 @@ struct Made {
     /// Known from now on, if it comes to a copy.
     key: Option<Key>,
     is_saved: bool,
-    is_decoded: bool,
+    form: Form,
     _pending: Pending,
 }
 
@@ -416,11 +412,13 @@ impl Made {
         let began = Instant::now();
         let options = &self.mailbox.options;
         let bytes = whole.bytes();
-        let fidelity = match (self.is_saved, self.is_decoded) {
-            (true, _) => Vec::new(),
-            (false, false) => vec![Fidelity::AfterDelivery],
-            (false, true) => vec![Fidelity::AfterDelivery, Fidelity::Decoded],
+        let shown = match self.form {
+            Form::AsItLies => None,
+            Form::Decoded => Some(Fidelity::Decoded),
+            Form::Joined => Some(Fidelity::Joined),
         };
+        let read = (!self.is_saved).then_some(Fidelity::AfterDelivery);
+        let fidelity = read.into_iter().chain(shown).collect();
         let seen = Seen {
             id: self.name.id,
             captured_at: self.name.began,

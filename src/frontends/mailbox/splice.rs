@@ -378,8 +378,8 @@ impl Splice {
                 }
                 // Boxed, where something is waited for: an idle session should be small.
                 Some(Step::Content { copy, bytes }) => {
-                    if !self.copies.write_held(copy, bytes) {
-                        Box::pin(self.copies.write(copy, bytes)).await;
+                    if !self.copies.write_held(copy, &bytes) {
+                        Box::pin(self.copies.write(copy, &bytes)).await;
                     }
                 }
                 Some(Step::Commit { copy, found }) => {

@@ -223,7 +223,11 @@ impl Watcher {
                 }
                 dialogue = Some(State::Sasl);
             }
-            Kind::Idle if literal.is_none() => dialogue = Some(State::Idle),
+            Kind::Idle if literal.is_none() => {
+                // It may stay there for hours.
+                self.server.forget_header();
+                dialogue = Some(State::Idle);
+            }
             _ => {}
         }
         let serial = self.client.serial;

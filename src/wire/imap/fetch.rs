@@ -2,12 +2,17 @@
 //!
 //! A whole message is the value of `BODY[]`, `RFC822` or `BINARY[]` (RFC 9051 section 7.5.2, RFC 3516), as a literal or a
 //! quoted string. What belongs to it, the UID perhaps, may come behind it: the response is over at its parenthesis.
+//! Header and text by themselves (`BODY[HEADER]`, `BODY[TEXT]`, and the same of `RFC822`) are the message too, if both
+//! are shown, the header first: fetchmail and clients by c-client's library read all their mail so.
 
 use super::{
     date::date_time,
     lexis::{Doubt, Framing, Literal, number},
 };
-use crate::message::{UnixMillis, WireText};
+use crate::{
+    message::{UnixMillis, WireText},
+    wire::watch::Form,
+};
 
 /// What is kept of a name or a value.
 const WORD_BYTES_MAX: usize = 1 << 10;
@@ -25,10 +30,12 @@ pub(super) struct Fetch {
     pub(super) internal_date: Option<UnixMillis>,
     /// A message was shown in part.
     pub(super) in_part: bool,
+    /// The message's header was shown before: with its text it is whole.
+    pub(super) joins: bool,
     /// A whole message was shown: another one in the same response is the same.
     pub(super) whole: bool,
-    /// … and the server has undone its transfer encodings.
-    pub(super) is_decoded: bool,
+    /// … and in this form.
+    pub(super) form: Form,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,6 +68,8 @@ enum Item {
     Whole,
     /// Whole, without transfer encodings.
     Decoded,
+    Header,
+    Text,
     Part,
     Uid,
     Flags,
@@ -69,16 +78,26 @@ enum Item {
     Other,
 }
 
+/// What a literal is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Shown {
+    /// A whole message, or the text that makes it whole.
+    Content,
+    Header,
+    #[default]
+    Other,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Event {
-    /// A quoted string that is a whole message begins.
+    /// A quoted string that is content begins.
     Begin,
     /// The next bytes, so many, are content.
     Content(usize),
-    /// The line ends with a literal: content or not.
+    /// The line ends with a literal.
     Literal {
         bytes: u64,
-        content: bool,
+        shown: Shown,
     },
     /// The last parenthesis: all is said.
     End,
@@ -91,9 +110,10 @@ pub(super) enum Event {
 
 impl Fetch {
     /// `uid` of a UIDFETCH (RFC 9586).
-    pub(super) fn new(uid: Option<u32>) -> Self {
+    pub(super) fn new(uid: Option<u32>, joins: bool) -> Self {
         Self {
             uid,
+            joins,
             line_is_blank: true,
             ..Self::default()
         }
@@ -112,7 +132,8 @@ impl Fetch {
                 return (at + 1, self.line_end());
             }
             match (self.at, byte) {
-                (At::ContentFirst | At::Content, b'"') => self.value_ends(),
+                (At::ContentFirst, b'"') if self.item != Item::Text => self.value_ends(),
+                (At::Content, b'"') => self.value_ends(),
                 (At::ContentFirst, _) => {
                     self.at = At::Content;
                     self.is_shown();
@@ -197,14 +218,14 @@ impl Fetch {
                 self.depth = 2;
                 self.at = At::List;
             }
-            (At::Value, b'"') if self.item.is_whole() && !self.whole => {
+            (At::Value, b'"') if self.is_content() => {
                 self.at = At::ContentFirst;
             }
             (At::Value, b'"') => self.at = At::Quoted,
             (At::Value, _) => self.push(byte, At::Atom),
             (At::Atom, b' ') => self.value_ends(),
             (At::Quoted, b'"') => {
-                self.in_part |= self.item == Item::Part;
+                self.in_part |= self.item.is_part();
                 self.value_ends();
             }
             (At::Quoted, b'\\') => self.at = At::QuotedEscape,
@@ -234,10 +255,19 @@ impl Fetch {
         }
     }
 
-    /// The item at hand is a whole message.
+    /// Is the item at hand a message, or what makes it whole, and the first of this response?
+    fn is_content(&self) -> bool {
+        !self.whole && (self.item.is_whole() || (self.item == Item::Text && self.joins))
+    }
+
+    /// It is shown.
     fn is_shown(&mut self) {
         self.whole = true;
-        self.is_decoded = self.item == Item::Decoded;
+        self.form = match self.item {
+            Item::Decoded => Form::Decoded,
+            Item::Text => Form::Joined,
+            _ => Form::AsItLies,
+        };
     }
 
     fn closed(&mut self) -> bool {
@@ -254,7 +284,7 @@ impl Fetch {
                 let flags = self.word.split(|b| *b == b' ').filter(|f| !f.is_empty());
                 self.flags = flags.map(WireText::from).collect();
             }
-            Item::Whole | Item::Decoded | Item::Part | Item::Other => {}
+            Item::Whole | Item::Decoded | Item::Header | Item::Text | Item::Part | Item::Other => {}
         }
         self.word.clear();
         self.item = Item::Other;
@@ -276,22 +306,25 @@ impl Fetch {
 
     fn literal(&mut self, literal: Literal) -> Event {
         let bytes = literal.bytes;
-        let mut content = false;
+        let mut shown = Shown::Other;
         match self.at {
             At::Section | At::List => {}
             At::Atom => {
-                content = self.item.is_whole() && !self.whole && bytes > 0;
-                if content {
+                // A text may be empty, and the message has but a header.
+                if self.is_content() && (bytes > 0 || self.item == Item::Text) {
                     self.is_shown();
+                    shown = Shown::Content;
+                } else if self.item == Item::Header {
+                    shown = Shown::Header;
                 }
-                self.in_part |= self.item == Item::Part;
+                self.in_part |= self.item.is_part();
                 // Not its value: what announces it.
                 self.item = Item::Other;
                 self.value_ends();
             }
             _ => return Event::Doubt,
         }
-        Event::Literal { bytes, content }
+        Event::Literal { bytes, shown }
     }
 }
 
@@ -308,6 +341,10 @@ impl Item {
         matches!(self, Self::Whole | Self::Decoded)
     }
 
+    fn is_part(self) -> bool {
+        matches!(self, Self::Header | Self::Text | Self::Part)
+    }
+
     fn of(name: &[u8]) -> Self {
         let is = |names: &[&str]| {
             let mut names = names.iter();
@@ -321,7 +358,11 @@ impl Item {
             Self::Whole
         } else if is(&["BINARY[]"]) {
             Self::Decoded
-        } else if is(&["RFC822.TEXT", "RFC822.HEADER"]) || starts("BODY[") || starts("BINARY[") {
+        } else if is(&["BODY[HEADER]", "RFC822.HEADER"]) {
+            Self::Header
+        } else if is(&["BODY[TEXT]", "RFC822.TEXT"]) {
+            Self::Text
+        } else if starts("BODY[") || starts("BINARY[") {
             Self::Part
         } else if is(&["UID"]) {
             Self::Uid
@@ -341,7 +382,7 @@ mod tests {
 
     /// The content that a response shows, and what is known at its end.
     fn read(response: &[u8], size: usize) -> (Vec<u8>, Fetch, Vec<Event>) {
-        let mut fetch = Fetch::new(None);
+        let mut fetch = Fetch::new(None, false);
         let (mut content, mut seen) = (Vec::new(), Vec::new());
         let (mut skip, mut shown) = (0, false);
         for piece in response.chunks(size) {
@@ -359,8 +400,8 @@ mod tests {
                 let (n, event) = fetch.read(piece);
                 piece = &piece[n..];
                 match event {
-                    Some(Event::Literal { bytes, content }) => {
-                        (skip, shown) = (bytes as usize, content)
+                    Some(Event::Literal { bytes, shown: what }) => {
+                        (skip, shown) = (bytes as usize, what == Shown::Content)
                     }
                     Some(Event::Content(n)) => {
                         (skip, shown) = (n, true);

@@ -148,7 +148,7 @@ impl Session {
                 let copy = self.copies.get_mut(&copy.0);
                 let (_, content) = copy.expect("content of a copy that has begun");
                 assert!(!bytes.is_empty(), "no content");
-                return content.extend_from_slice(bytes);
+                return content.extend_from_slice(&bytes);
             }
             Step::Commit { copy, found } => {
                 let (message, content) = self.ended(copy);
@@ -188,8 +188,8 @@ impl Session {
     }
 }
 
-/// Two lines of 8 KiB in buffers that grow by doubling, and a name.
-const HELD_BYTES_MAX: usize = 40 << 10;
+/// Two lines of 8 KiB in buffers that grow by doubling, a name, and a message's header.
+const HELD_BYTES_MAX: usize = 72 << 10;
 
 /// All that was said by either side, and what came of it.
 struct Talk {

@@ -16,6 +16,7 @@ pub mod fuzz;
 mod lexis;
 mod line;
 mod opening;
+mod reading;
 mod saving;
 mod server;
 
@@ -191,7 +192,7 @@ impl Watcher {
                     self.out(from).due = bytes;
                     return Some(Step::Content {
                         copy,
-                        bytes: &input[..bytes],
+                        bytes: input[..bytes].into(),
                     });
                 }
                 Move::Wait => return None,
@@ -315,7 +316,7 @@ impl Out {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::watch::{Found, Hint, Message};
+    use crate::wire::watch::{Form, Found, Hint, Message};
 
     /// What comes of a session said in pieces of this size: to the server, to the client, and the other steps, contents
     /// joined.
@@ -340,7 +341,7 @@ mod tests {
                         Step::Pass(bytes) => ahead.extend_from_slice(bytes),
                         Step::Say(bytes) => ahead.extend(bytes),
                         Step::Reply(bytes) => back.extend(bytes),
-                        Step::Content { bytes, .. } => content.extend_from_slice(bytes),
+                        Step::Content { bytes, .. } => content.extend_from_slice(&bytes),
                         Step::Commit { found, .. } => {
                             let text = String::from_utf8(std::mem::take(&mut content)).unwrap();
                             seen.push(format!("{text:?} {found:?}"));
@@ -394,7 +395,7 @@ mod tests {
             uid: None,
             uidl: None,
             bytes: Some(4),
-            is_decoded: false,
+            form: Form::AsItLies,
         };
         let login = Step::Login {
             user: "an\"na".into(),

@@ -7,13 +7,13 @@ use super::{
     COMPRESS, LAYER, LITERAL, MULTIPLEX, Move, REPLY, Side, TAG_BYTES_MAX, Verdict, Watcher,
     capability,
     command::Kind,
-    fetch::{Event, Fetch},
     lexis::{code, is, members, number, split_word},
     line::{Line, Whole},
+    reading::{Fetching, Header, Numbered},
 };
 use crate::{
     message::WireText,
-    wire::watch::{CopyId, Found, Hint, Message, Step},
+    wire::watch::{Hint, Step},
 };
 
 /// The words by which untagged lines are told apart are shorter.
@@ -21,28 +21,21 @@ const WORD_BYTES_MAX: usize = 20;
 
 #[derive(Debug, Default)]
 pub(super) struct Server {
-    mode: Mode,
+    pub(super) mode: Mode,
     line: Line,
     /// What the line is, as soon as that is known.
     class: Option<Class>,
+    /// The latest that was shown by itself.
+    pub(super) header: Option<Box<Header>>,
 }
 
 #[derive(Debug, Default)]
-enum Mode {
+pub(super) enum Mode {
     #[default]
     Line,
     /// A literal that is of no interest.
     Literal(u64),
     Fetch(Box<Fetching>),
-}
-
-#[derive(Debug)]
-struct Fetching {
-    fetch: Fetch,
-    copy: Option<CopyId>,
-    /// Of the literal that is passing, and whether it is content.
-    left: u64,
-    content: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +58,7 @@ enum Said {
     /// Up to the word's end, so many bytes.
     Fetch {
         bytes: usize,
-        uid: Option<u32>,
+        of: Numbered,
     },
 }
 
@@ -76,7 +69,13 @@ impl Server {
 
     /// Bytes of memory for what is held back or read.
     pub(super) fn held(&self) -> usize {
-        self.line.kept.capacity()
+        let header = self.header.as_ref();
+        self.line.kept.capacity() + header.map_or(0, |header| header.capacity())
+    }
+
+    /// Another folder, other numbers, or no text in sight.
+    pub(super) fn forget_header(&mut self) {
+        self.header = None;
     }
 
     /// What was held back.
@@ -113,12 +112,15 @@ fn classify(text: &[u8]) -> Option<Class> {
                     let Some((verb, rest)) = word(rest, is_whole, WORD_BYTES_MAX)? else {
                         return class(Said::Data, false);
                     };
-                    let uid = is(verb, "UIDFETCH").then(|| number(count)).flatten();
-                    if !is(verb, "FETCH") && !is(verb, "UIDFETCH") {
-                        return class(Said::Data, false);
-                    }
+                    // 0: of none, for the number is beyond all that there are.
+                    let count = number(count).unwrap_or_default();
+                    let of = match () {
+                        () if is(verb, "FETCH") => Numbered::Sequence(count),
+                        () if is(verb, "UIDFETCH") => Numbered::Uid(count),
+                        () => return class(Said::Data, false),
+                    };
                     let bytes = 2 + text.len() - rest.len();
-                    class(Said::Fetch { bytes, uid }, false)
+                    class(Said::Fetch { bytes, of }, false)
                 }
                 _ => class(Said::Data, false),
             }
@@ -193,18 +195,14 @@ impl Watcher {
                 _ => classify(&[&server.line.kept, piece].concat()),
             };
             if let Some(Class {
-                kind: Said::Fetch { bytes, uid },
+                kind: Said::Fetch { bytes, of },
                 ..
             }) = server.class
             {
                 let unsaid = std::mem::take(&mut server.line.kept);
                 server.class = None;
-                server.mode = Mode::Fetch(Box::new(Fetching {
-                    fetch: Fetch::new(uid),
-                    copy: None,
-                    left: 0,
-                    content: false,
-                }));
+                let fetching = Fetching::new(of, server.header.as_deref());
+                server.mode = Mode::Fetch(Box::new(fetching));
                 let piece = &piece[..bytes - before];
                 return self.settle(Side::Server, Verdict::Forward, unsaid, piece);
             }
@@ -272,11 +270,11 @@ impl Watcher {
         }
     }
 
-    fn tell(&mut self, step: Step<'static>) {
+    pub(super) fn tell(&mut self, step: Step<'static>) {
         self.to_client.steps.push_back(step);
     }
 
-    fn hint(&mut self, hint: Hint) {
+    pub(super) fn hint(&mut self, hint: Hint) {
         self.tell(Step::Hint(hint));
     }
 
@@ -317,6 +315,7 @@ impl Watcher {
         self.place.folder = None;
         self.place.uid_validity = None;
         self.exists = None;
+        self.server.forget_header();
     }
 
     fn tagged(&mut self, text: &[u8]) {
@@ -370,6 +369,7 @@ impl Watcher {
                 }
             }
             Kind::Select(selecting) if ok => {
+                self.server.forget_header();
                 self.place.folder = Some(selecting.folder.unwrap_or_default());
                 self.place.uid_validity = selecting.uid_validity;
             }
@@ -412,6 +412,7 @@ impl Watcher {
             .front()
             .is_some_and(|command| matches!(command.kind, Kind::Select(_)));
         if is(first, "VANISHED") {
+            self.server.forget_header();
             if !second.starts_with(b"(") {
                 let gone = members(second);
                 self.exists = self
@@ -436,108 +437,8 @@ impl Watcher {
                 self.hint(Hint::Arrival);
             }
         } else if is(second, "EXPUNGE") {
+            self.server.forget_header();
             self.exists = self.exists.map(|count| count.saturating_sub(1));
         }
-    }
-
-    fn fetch_bytes(&mut self, bytes: &[u8]) -> Move {
-        let Mode::Fetch(fetching) = &mut self.server.mode else {
-            return Move::Take(0);
-        };
-        if fetching.left > 0 {
-            let left = usize::try_from(fetching.left).unwrap_or(usize::MAX);
-            let taken = left.min(bytes.len());
-            if let (Some(copy), true) = (fetching.copy, fetching.content) {
-                return Move::Content(copy, taken);
-            }
-            fetching.left -= taken as u64;
-            return Move::Pass(taken);
-        }
-        let (read, event) = fetching.fetch.read(bytes);
-        match event {
-            None => {}
-            Some(Event::Content(_)) if read > 0 => {}
-            Some(Event::Content(run)) => {
-                if let Some(copy) = fetching.copy {
-                    return Move::Content(copy, run);
-                }
-                fetching.fetch.content_read();
-                return Move::Pass(run);
-            }
-            Some(Event::Begin) => self.begin_read(None),
-            Some(Event::Literal { bytes, content }) => {
-                fetching.left = bytes;
-                fetching.content = content;
-                if content {
-                    self.begin_read(Some(bytes));
-                }
-            }
-            Some(Event::End) => self.fetched(),
-            Some(Event::Over) => self.server.mode = Mode::Line,
-            Some(Event::CutOff) => {
-                let copy = fetching.copy;
-                self.server.mode = Mode::Line;
-                if let Some(copy) = copy {
-                    self.drop_copy(Side::Server, copy);
-                }
-            }
-            Some(Event::Doubt) => {
-                self.server.mode = Mode::Line;
-                self.lost(Side::Server, LITERAL);
-            }
-        }
-        Move::Pass(read)
-    }
-
-    /// So many bytes of a message were shown, and will be passed on.
-    pub(super) fn server_content(&mut self, bytes: usize) {
-        if let Mode::Fetch(fetching) = &mut self.server.mode {
-            match fetching.left {
-                0 => fetching.fetch.content_read(),
-                left => fetching.left = left.saturating_sub(bytes as u64),
-            }
-        }
-    }
-
-    fn begin_read(&mut self, bytes: Option<u64>) {
-        let copy = self.open_copy();
-        let Mode::Fetch(fetching) = &mut self.server.mode else {
-            return;
-        };
-        fetching.copy = copy;
-        let (uid, is_decoded) = (fetching.fetch.uid, fetching.fetch.is_decoded);
-        match copy {
-            Some(copy) => self.tell(Step::Begin {
-                copy,
-                message: Message::Read {
-                    uid,
-                    uidl: None,
-                    bytes,
-                    is_decoded,
-                },
-            }),
-            None => self.hint(Hint::Unseen),
-        }
-    }
-
-    fn fetched(&mut self) {
-        let Mode::Fetch(fetching) = &mut self.server.mode else {
-            return;
-        };
-        let Some(copy) = fetching.copy.take() else {
-            if fetching.fetch.in_part {
-                self.hint(Hint::Seen);
-            }
-            return;
-        };
-        let found = Found {
-            folder: self.place.folder.clone().unwrap_or_default(),
-            uid: fetching.fetch.uid,
-            uid_validity: self.place.uid_validity,
-            flags: std::mem::take(&mut fetching.fetch.flags),
-            internal_date: fetching.fetch.internal_date,
-        };
-        self.close_copy();
-        self.tell(Step::Commit { copy, found });
     }
 }

@@ -185,7 +185,7 @@ impl Carrier {
             }
             Step::Content { bytes, .. } => {
                 let open = self.open.as_mut().expect("content of a copy that is open");
-                open.1.extend_from_slice(bytes);
+                open.1.extend_from_slice(&bytes);
             }
             Step::Commit { .. } => outcome.copies.extend(self.open.take()),
             Step::Lost { .. } => {

@@ -24,7 +24,7 @@ pub use opening::{Opening, OpeningRules};
 
 use super::{
     sasl::extend,
-    watch::{CopyId, Found, Hint, Message, Place, Step, Watch},
+    watch::{CopyId, Form, Found, Hint, Message, Place, Step, Watch},
 };
 use crate::message::WireText;
 use auth::Auth;
@@ -357,8 +357,8 @@ mod tests {
             r#"Login { user: "anna", before: [] }"#,
             r#"Authenticated { user: Some("anna") }"#,
             "Hint(Arrival)",
-            r#"Read { uid: None, uidl: Some("second"), bytes: Some(200), is_decoded: false }"#,
-            "Read { uid: None, uidl: Some(\"first\"), bytes: None, is_decoded: false }",
+            r#"Read { uid: None, uidl: Some("second"), bytes: Some(200), form: AsItLies }"#,
+            "Read { uid: None, uidl: Some(\"first\"), bytes: None, form: AsItLies }",
             "Hint(Seen)",
         ];
         assert_eq!(outcome.told, told);

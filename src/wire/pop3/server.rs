@@ -120,7 +120,7 @@ impl Watcher {
                     }
                     return Heard::Step(Step::Content {
                         copy: COPY,
-                        bytes: run.content,
+                        bytes: run.content.into(),
                     });
                 }
             }
@@ -296,7 +296,7 @@ impl Watcher {
             uid: None,
             uidl: number.and_then(|number| self.uidls.of(number)),
             bytes,
-            is_decoded: false,
+            form: Form::AsItLies,
         };
         let begin = Step::Begin {
             copy: COPY,
