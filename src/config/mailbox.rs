@@ -34,6 +34,8 @@ pub struct MailboxFrontend {
     pub identity: Option<IdentityFiles>,
     /// TLS before the greeting; otherwise STARTTLS.
     pub tls_implicit: bool,
+    /// Passwords may cross the client's leg in clear where the server's has TLS.
+    pub auth_allow_cleartext: bool,
     pub limits: MailboxLimits,
 }
 
@@ -55,6 +57,7 @@ pub(super) fn read_mailbox(
         proxy_protocol_from: section.optional("proxy_protocol_from"),
         tell_client: read_tell_client(&mut section, protocol),
         tls_implicit,
+        auth_allow_cleartext: section.or("auth_allow_cleartext", false),
         limits: read_limits(&mut section),
         name: name.clone().unwrap_or_default(),
         listen: listen.clone().unwrap_or_else(any_address),

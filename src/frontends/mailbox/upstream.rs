@@ -49,6 +49,15 @@ pub(super) struct Caller {
 }
 
 impl Caller {
+    /// It comes from the address that it came to, or by a unix socket.
+    pub(super) fn is_on_this_host(&self) -> bool {
+        let Some(client) = self.peer.ip() else {
+            return true;
+        };
+        let local = self.local.map(|local| local.ip().to_canonical());
+        local == Some(client)
+    }
+
     /// As Dovecot reads them from a proxy that it trusts (`login_trusted_networks`). None of it where there is no address.
     pub(super) fn id_fields(&self) -> Vec<(String, String)> {
         let Peer::Tcp(client) = self.peer else {
