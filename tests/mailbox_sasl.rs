@@ -338,12 +338,14 @@ fn a_secret_that_is_withheld_is_forgotten_at_once() {
         format!("a AUTHENTICATE PLAIN {plain}\r\n"),
         format!("b NOOP\r\na AUTHENTICATE PLAIN {plain}\r\n"),
         format!("a LOGIN {user} {}{password}\r\n", "x".repeat(20_000)),
+        format!("a LOGIN {user} {password}{}\r\n", "x".repeat(3000)),
     ];
     let pop3 = [
         format!("PASS {password} and more of it\r\n"),
         format!("AUTH PLAIN {plain}\r\n"),
         format!("NOOP\r\nPASS {password}\r\n"),
         format!("PASS {}{password}\r\n", "x".repeat(20_000)),
+        format!("AUTH PLAIN    {plain}{}\r\n", "x".repeat(3000)),
     ];
     for (protocol, address, ways) in [
         ("imap", server.imap(), &imap[..]),

@@ -141,3 +141,24 @@ async fn greet(mailbox: &Mailbox, address: &Address, caller: Caller) -> Result<G
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_address_and_a_unix_socket_are_this_host() {
+        let is_here = |peer: Option<&str>, local: Option<&str>| {
+            let address = |text: &str| -> SocketAddr { text.parse().expect("an address") };
+            let peer = peer.map_or(Peer::Unix, |peer| Peer::Tcp(address(peer)));
+            let local = local.map(address);
+            Caller { peer, local }.is_on_this_host()
+        };
+        assert!(is_here(None, None));
+        assert!(is_here(Some("192.0.2.1:4711"), Some("192.0.2.1:143")));
+        assert!(is_here(Some("[::ffff:192.0.2.1]:1"), Some("192.0.2.1:143")));
+        assert!(!is_here(Some("127.0.0.2:4711"), Some("127.0.0.1:143")));
+        assert!(!is_here(Some("192.0.2.1:143"), Some("192.0.2.2:143")));
+        assert!(!is_here(Some("192.0.2.1:4711"), None));
+    }
+}
