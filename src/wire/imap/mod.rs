@@ -8,7 +8,7 @@
 //! asks the server anything. Where both peers may read a line differently from us, it is [`Step::Lost`].
 //!
 //! A login that shows its secret on a leg without TLS is answered by us where [`Rules`] say so, and the server hears none
-//! of it ([`client`]).
+//! of it.
 
 mod capability;
 mod client;
@@ -147,7 +147,10 @@ impl Watcher {
 
     /// RFC 9051 section 6.2.3: until TLS, or until another way in.
     fn withholds_logins(&self) -> bool {
-        self.rules.withholds_logins && !self.secured && !self.authenticated
+        let is_out = |command: &Command| matches!(command.kind, command::Kind::Unauthenticate);
+        self.rules.withholds_logins
+            && !self.secured
+            && (!self.authenticated || self.commands.iter().any(is_out))
     }
 
     /// Is nothing of the server's to come before an answer of ours, and would it not fall into what the server is saying?
