@@ -291,6 +291,8 @@ fn while_the_server_is_not_there_only_this_front_end_waits() {
     let check = mailtee.command(&["check"]);
     let told = String::from_utf8_lossy(&check.stdout);
     assert!(told.contains("finds imap with STARTTLS"), "{told}");
+    let note = "passwords are refused to other hosts";
+    assert!(told.contains(note), "as for any other: {told}");
     let log = mailtee.log();
     assert!(log.contains("identified"), "{log}");
 }

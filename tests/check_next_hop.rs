@@ -464,6 +464,11 @@ fn a_client_s_leg_in_clear_before_a_server_with_tls_is_noted() {
         frontend("secured", "127.0.0.1:3143", &secured),
         frontend("plain", "127.0.0.1:4143", ""),
         frontend("local", "unix:/run/imap", starttls),
+        frontend(
+            "allowed",
+            "127.0.0.1:5143",
+            &format!("{starttls}\nauth_allow_cleartext = true"),
+        ),
     ];
     let mailtee = Mailtee::filter("127.0.0.1:10026")
         .append(&frontends.concat())
@@ -480,7 +485,7 @@ fn a_client_s_leg_in_clear_before_a_server_with_tls_is_noted() {
     assert_eq!(noted[0]["what"], "front end clear: its clients");
     assert_eq!(
         noted[0]["note"],
-        "passwords cross the client's leg in clear: set `certificate`"
+        "passwords are refused to other hosts, for their leg has no TLS: set `certificate`, or `auth_allow_cleartext`"
     );
 }
 

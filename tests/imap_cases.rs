@@ -153,8 +153,11 @@ fn turns(case: &str) -> Vec<Turn<'_>> {
 }
 
 fn run(name: &str, case: &str, size: usize) {
+    let rules = case.lines().find_map(|line| line.strip_prefix("RULES "));
+    let mut rules = rules.unwrap_or_default().split(' ');
     let rules = Rules {
-        starttls: case.contains("RULES starttls"),
+        starttls: rules.clone().any(|rule| rule == "starttls"),
+        withholds_logins: rules.any(|rule| rule == "withholds_logins"),
     };
     let mut session = Session::new(rules, size);
     // What was put off is heard when it is taken.

@@ -16,6 +16,7 @@ use crate::{
     interop_auth::hold_none_of,
     kit::{ImapClient, Mail, MailServer, Mailtee, TestDir, mailbox::Kind},
     mailbox_imap::{archive, before},
+    mailbox_secure::to_server,
     mailbox_stuck::scripted,
 };
 
@@ -81,7 +82,18 @@ fn dovecot() -> (MailServer, TestDir) {
 
 /// Logs in in all ways, and does what `sasl.py` does with each.
 #[track_caller]
-fn log_in(protocol: &str, mailtee: &Mailtee, (user, password): &(String, String)) {
+fn log_in(protocol: &str, mailtee: &Mailtee, user: &(String, String)) {
+    assert_eq!(let_in(protocol, mailtee, user, None), WAYS);
+}
+
+/// The ways by which a client at this address is let in.
+#[track_caller]
+fn let_in(
+    protocol: &str,
+    mailtee: &Mailtee,
+    (user, password): &(String, String),
+    source: Option<&str>,
+) -> Vec<String> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/mailbox/sasl.py");
     let front = mailtee.frontend;
     let output = Command::new("timeout")
@@ -89,12 +101,13 @@ fn log_in(protocol: &str, mailtee: &Mailtee, (user, password): &(String, String)
         .arg(script)
         .args([protocol, &front.ip().to_string(), &front.port().to_string()])
         .args([user, password, TOKEN])
+        .args(source)
         .output()
         .expect("Python is installed");
     let said = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}\n{errors}");
-    assert_eq!(said.lines().collect::<Vec<_>>(), WAYS);
+    said.lines().map(str::to_owned).collect()
 }
 
 /// Neither what it wrote nor what it shows has the secret in it, in a form that crossed the wire.
@@ -170,6 +183,32 @@ fn every_mechanism_passes_in_pop3() {
         assert_eq!(placement.account.to_text(), user.0, "{way}");
     }
     forgot(&mailtee, &user);
+}
+
+/// Before a server whose leg has TLS, by a leg that has none.
+#[test]
+fn in_clear_only_what_shows_no_secret_passes() {
+    let (server, _dir) = dovecot();
+    let user = server.user(1);
+    let mut direct = ImapClient::logged_in(server.imap(), &user);
+    for number in 0..5 {
+        let message = Mail::plain(number).bytes;
+        let answer = direct.append("INBOX", "", &message).expect("an answer");
+        assert!(answer.is_ok(), "{}", answer.tagged);
+    }
+    drop(direct);
+    for (protocol, address) in [("imap", server.imap()), ("pop3", server.pop3())] {
+        let setting = to_server(
+            before(protocol, address),
+            "starttls",
+            "localhost",
+            &server.ca(),
+        );
+        let mailtee = setting.append(LOG).start();
+        let let_in = let_in(protocol, &mailtee, &user, Some("127.0.0.2"));
+        assert_eq!(let_in, WAYS[3..8], "{protocol}");
+        forgot(&mailtee, &user);
+    }
 }
 
 /// One that nobody knows passes as it is, however long its lines; nobody knows then whose mailbox it is.
@@ -284,6 +323,70 @@ fn the_secret_is_forgotten_at_once_in_pop3() {
         });
         remembers_none(&mailtee, &user, &[&password, &plain]);
         drop(sessions);
+    }
+}
+
+/// What is withheld from the server is forgotten too, with its line and with what of it came before.
+#[test]
+fn a_secret_that_is_withheld_is_forgotten_at_once() {
+    let server = MailServer::start(Kind::Dovecot, 1);
+    let (user, password) = server.user(1);
+    let plain = STANDARD.encode(format!("\0{user}\0{password}"));
+    let imap = [
+        format!("a LOGIN {user} {password}\r\n"),
+        format!("a LOGIN {user} {{{}+}}\r\n{password}\r\n", password.len()),
+        format!("a AUTHENTICATE PLAIN {plain}\r\n"),
+        format!("b NOOP\r\na AUTHENTICATE PLAIN {plain}\r\n"),
+        format!("a LOGIN {user} {}{password}\r\n", "x".repeat(20_000)),
+        format!("a LOGIN {user} {password}{}\r\n", "x".repeat(3000)),
+    ];
+    let pop3 = [
+        format!("PASS {password} and more of it\r\n"),
+        format!("AUTH PLAIN {plain}\r\n"),
+        format!("NOOP\r\nPASS {password}\r\n"),
+        format!("PASS {}{password}\r\n", "x".repeat(20_000)),
+        format!("AUTH PLAIN    {plain}{}\r\n", "x".repeat(3000)),
+    ];
+    for (protocol, address, ways) in [
+        ("imap", server.imap(), &imap[..]),
+        ("pop3", server.pop3(), &pop3[..]),
+    ] {
+        let setting = to_server(
+            before(protocol, address),
+            "starttls",
+            "localhost",
+            &server.ca(),
+        );
+        let mailtee = setting.start();
+        let mut sessions = Vec::new();
+        for way in ways {
+            for pieces in [1, 20] {
+                let connected = ImapClient::connect_from([127, 0, 0, 2], mailtee.frontend);
+                let (mut client, _) = connected.expect("it greets");
+                let (first, rest) = way.split_at(way.len() - 20);
+                client.send(first.as_bytes()).expect("it listens");
+                for piece in rest.as_bytes().chunks(pieces) {
+                    client.send(piece).expect("it listens");
+                }
+                let refusal = |line: &[u8]| {
+                    line.starts_with(b"a NO [PRIVACYREQUIRED]") || line.starts_with(b"-ERR [AUTH]")
+                };
+                while !refusal(&client.line().expect("an answer")) {}
+                sessions.push(client);
+            }
+        }
+        // what is searched has the name of one who is let in
+        let (mut client, _) = ImapClient::connect(mailtee.frontend).expect("it greets");
+        match protocol {
+            "imap" => client.login(&(user.clone(), password.clone())),
+            _ => {
+                client
+                    .send(format!("AUTH PLAIN {plain}\r\n").as_bytes())
+                    .expect("it listens");
+                assert!(client.line().expect("a reply").starts_with(b"+OK"));
+            }
+        }
+        remembers_none(&mailtee, &user, &[&password, &plain]);
     }
 }
 

@@ -23,14 +23,14 @@ use crate::{
 const SOON: Duration = Duration::from_secs(30);
 
 /// A certificate for `localhost`, signed by itself, and its key.
-struct Certificate {
-    certificate: PathBuf,
+pub(crate) struct Certificate {
+    pub(crate) certificate: PathBuf,
     key: PathBuf,
     _dir: TestDir,
 }
 
 impl Certificate {
-    fn of(name: &str) -> Self {
+    pub(crate) fn of(name: &str) -> Self {
         let dir = TestDir::new();
         let this = Self {
             certificate: dir.join("certificate.pem"),
@@ -54,7 +54,7 @@ fn quoted(path: &Path) -> String {
 }
 
 /// With this kind of TLS for clients; none where it is empty.
-fn for_clients(setting: Setting, tls: &str, own: &Certificate) -> Setting {
+pub(crate) fn for_clients(setting: Setting, tls: &str, own: &Certificate) -> Setting {
     match tls {
         "" => setting,
         _ => setting
@@ -65,7 +65,7 @@ fn for_clients(setting: Setting, tls: &str, own: &Certificate) -> Setting {
 }
 
 /// With this kind of TLS to a server whose certificate is for this name, by that authority.
-fn to_server(setting: Setting, tls: &str, name: &str, ca: &Path) -> Setting {
+pub(crate) fn to_server(setting: Setting, tls: &str, name: &str, ca: &Path) -> Setting {
     match tls {
         "" => setting,
         _ => setting

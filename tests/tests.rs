@@ -153,6 +153,9 @@ mod mailbox_upstream;
 /// TLS on both legs of an IMAP session: each kind, what does not verify, what was injected, what a reload brings.
 mod mailbox_secure;
 
+/// The server's leg has TLS, the client's has none: no password crosses it, but where the operator or the host allows it.
+mod mailbox_cleartext;
+
 /// Every SASL mechanism through the proxy, in IMAP and POP3: the name is kept, the secret is not.
 mod mailbox_sasl;
 

@@ -143,7 +143,7 @@ async fn look(config: &Config, findings: &mut Vec<Finding>) {
     }
     for frontend in &config.frontends {
         if let Frontend::Auto(auto) = frontend {
-            findings.push(identified(auto, &config.data_dir).await);
+            findings.extend(identified(auto, &config.data_dir).await);
             continue;
         }
         let Some(upstream) = frontend.upstream() else {
@@ -172,16 +172,17 @@ async fn look(config: &Config, findings: &mut Vec<Finding>) {
     }
 }
 
-/// A server with TLS says nothing against passwords, and its words reach a client that has none.
+/// Before a server with TLS, passwords are not taken from a client without it: it should be able to have it.
 fn clear_leg(frontend: &Frontend) -> Option<Finding> {
     let Frontend::Mailbox(mailbox) = frontend else {
         return None;
     };
     let is_clear = mailbox.upstream.tls != UpstreamTls::None
         && mailbox.identity.is_none()
+        && !mailbox.auth_allow_cleartext
         && !matches!(mailbox.listen, Address::Unix(_));
     let what = format!("front end {}: its clients", mailbox.name);
-    let note = "passwords cross the client's leg in clear: set `certificate`";
+    let note = "passwords are refused to other hosts, for their leg has no TLS: set `certificate`, or `auth_allow_cleartext`";
     is_clear.then(|| Finding::noted(what, note.to_owned()))
 }
 
@@ -220,12 +221,15 @@ async fn listen(config: &Config, findings: &mut Vec<Finding>) {
 }
 
 /// What the server of a front end with protocol "auto" is now, and whether the front end can stand before that.
-async fn identified(auto: &AutoFrontend, data_dir: &Path) -> Finding {
+async fn identified(auto: &AutoFrontend, data_dir: &Path) -> Vec<Finding> {
     let (name, address) = (&auto.name, &auto.upstream.address);
     let what = format!("front end {name}: next hop {address}");
     match daemon::check_auto(auto, data_dir).await {
-        Ok(found) => Finding::noted(what, format!("protocol \"auto\" finds {found}")),
-        Err(why) => Finding::new(what, Err(why)),
+        Ok((found, frontend)) => {
+            let found = Finding::noted(what, format!("protocol \"auto\" finds {found}"));
+            [found].into_iter().chain(clear_leg(&frontend)).collect()
+        }
+        Err(why) => vec![Finding::new(what, Err(why))],
     }
 }
 

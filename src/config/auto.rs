@@ -245,7 +245,7 @@ mod tests {
 
     #[test]
     fn a_key_of_one_protocol_is_no_fault_of_the_others() {
-        let keys = "role = 'filter'\nhostname = 'h'\nupstream_map = '/m'\nknown_messages_max = 7\nupstream_tls = 'starttls'\n";
+        let keys = "role = 'filter'\nhostname = 'h'\nupstream_map = '/m'\nknown_messages_max = 7\nauth_allow_cleartext = true\nupstream_tls = 'starttls'\n";
         let auto = parse(&format!("{UPSTREAM}{keys}")).unwrap();
         assert_eq!(auto.upstream_tls, Some(UpstreamTls::StartTls));
         assert_eq!(auto.readings().count(), 4);
@@ -253,6 +253,11 @@ mod tests {
             panic!("{auto:?}");
         };
         assert_eq!((smtp.role, smtp.hostname.as_str()), (Role::Filter, "h"));
+        let found = auto.read_as(Protocol::Pop3, UpstreamTls::StartTls);
+        let Some(Ok(Frontend::Mailbox(mailbox))) = found else {
+            panic!("{found:?}");
+        };
+        assert!(mailbox.auth_allow_cleartext);
     }
 
     #[test]

@@ -34,6 +34,8 @@ pub struct MailboxFrontend {
     pub identity: Option<IdentityFiles>,
     /// TLS before the greeting; otherwise STARTTLS.
     pub tls_implicit: bool,
+    /// Passwords may cross the client's leg in clear where the server's has TLS.
+    pub auth_allow_cleartext: bool,
     pub limits: MailboxLimits,
 }
 
@@ -55,6 +57,7 @@ pub(super) fn read_mailbox(
         proxy_protocol_from: section.optional("proxy_protocol_from"),
         tell_client: read_tell_client(&mut section, protocol),
         tls_implicit,
+        auth_allow_cleartext: section.or("auth_allow_cleartext", false),
         limits: read_limits(&mut section),
         name: name.clone().unwrap_or_default(),
         listen: listen.clone().unwrap_or_else(any_address),
@@ -105,4 +108,39 @@ fn read_limits(section: &mut Section<'_>) -> MailboxLimits {
         complain_of_haste(section, key, time);
     }
     limits
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use crate::config::{Config, Frontend};
+
+    #[test]
+    fn cleartext_logins_are_allowed_by_those_alone_who_say_so() {
+        let parse = |protocol: &str, more: &str| {
+            let start = "[vault]\n[[frontend]]\nname = 'f'\nlisten = '127.0.0.1:10143'\nupstream = 'a:143'\n";
+            let text = format!("{start}protocol = '{protocol}'\n{more}");
+            let config = Config::parse(Path::new("m.toml"), &text, &|_| None);
+            config.map(|mut config| config.frontends.remove(0))
+        };
+        let key = "auth_allow_cleartext = true\n";
+        for protocol in ["imap", "pop3"] {
+            for (more, expected) in [("", false), (key, true)] {
+                match parse(protocol, more) {
+                    Ok(Frontend::Mailbox(it)) => assert_eq!(it.auth_allow_cleartext, expected),
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        for (protocol, more) in [("smtp", "role = 'proxy'\n"), ("lmtp", "role = 'filter'\n")] {
+            parse(protocol, more).unwrap_or_else(|error| panic!("{error}"));
+            let refused = parse(protocol, &format!("{more}{key}")).unwrap_err();
+            let refused = refused.to_string();
+            assert!(
+                refused.contains("frontend.auth_allow_cleartext"),
+                "{refused}"
+            );
+        }
+    }
 }

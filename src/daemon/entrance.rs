@@ -218,6 +218,7 @@ fn mailbox_options(
         proxy_protocol: incoming(frontend.proxy_protocol_from.as_ref()),
         tell_client: frontend.tell_client,
         tls: our_tls(frontend.identity.as_ref(), implicit, files)?,
+        auth_allow_cleartext: frontend.auth_allow_cleartext,
         limits: frontend.limits.clone(),
         mismatch,
     })

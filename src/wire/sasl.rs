@@ -121,6 +121,13 @@ impl AuthWatch {
     }
 }
 
+/// Does this mechanism hand over the secret itself? Whoever listens has it then; others prove that they know it.
+pub fn shows_secret(mechanism: &[u8]) -> bool {
+    let names = ["PLAIN", "LOGIN", "XOAUTH2", "OAUTHBEARER"];
+    let mut names = names.iter().map(|name| name.as_bytes());
+    names.any(|name| name.eq_ignore_ascii_case(mechanism))
+}
+
 /// Overwrites what may hold a secret, and empties it.
 pub fn wipe(bytes: &mut Vec<u8>) {
     overwrite(bytes);

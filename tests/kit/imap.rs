@@ -73,10 +73,18 @@ impl ImapClient {
 
     /// The same from another loopback address, so that a server can tell clients apart.
     pub fn connect_from(source: [u8; 4], address: SocketAddr) -> io::Result<(Self, String)> {
-        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
-        socket.bind(&SocketAddr::from((source, 0)).into())?;
-        socket.connect_timeout(&address.into(), Duration::from_secs(10))?;
-        Self::over(Leg::Plain(socket.into()))
+        Self::over(Leg::Plain(connected_from(source, address)?))
+    }
+
+    /// The same, with something to be said before the greeting.
+    pub fn connect_saying(
+        source: [u8; 4],
+        address: SocketAddr,
+        first: &[u8],
+    ) -> io::Result<(Self, String)> {
+        let mut stream = connected_from(source, address)?;
+        stream.write_all(first)?;
+        Self::over(Leg::Plain(stream))
     }
 
     /// The same with TLS from the first byte, the server being `localhost`.
@@ -344,6 +352,13 @@ impl Write for Leg {
             Self::Tls(stream) => stream.flush(),
         }
     }
+}
+
+fn connected_from(source: [u8; 4], address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+    socket.bind(&SocketAddr::from((source, 0)).into())?;
+    socket.connect_timeout(&address.into(), Duration::from_secs(10))?;
+    Ok(socket.into())
 }
 
 fn secured(stream: TcpStream, ca: &Path) -> io::Result<Leg> {

@@ -72,11 +72,11 @@ pub(super) async fn start(
     Ok(())
 }
 
-/// What a front end with protocol "auto" would be just now; an error says why it would not open.
-pub async fn check(frontend: &AutoFrontend, data_dir: &Path) -> Result<String, String> {
+/// What a front end with protocol "auto" would be just now, in words too; an error says why it would not open.
+pub async fn check(frontend: &AutoFrontend, data_dir: &Path) -> Result<(String, Frontend), String> {
     let known = Cache::open(data_dir).find(&frontend.name, &frontend.upstream.address);
     match look(frontend, known).await.0 {
-        Verdict::Fits(spoken) => Ok(told(spoken)),
+        Verdict::Fits(spoken) => Ok((told(spoken), as_found(frontend, spoken)?)),
         Verdict::Unclear(why) | Verdict::Refused { why, .. } => Err(why),
     }
 }

@@ -16,6 +16,15 @@ pub(super) enum Dialect {
     Pop3,
 }
 
+/// How a client comes in.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Entry {
+    /// It is told of STARTTLS.
+    pub(super) offers_tls: bool,
+    /// Before TLS, no login that shows its secret.
+    pub(super) withholds_logins: bool,
+}
+
 /// What is said to the server before there is a session.
 pub(super) struct Talk {
     pub(super) starttls: bool,
@@ -32,13 +41,20 @@ impl Dialect {
         }
     }
 
-    /// `offers_tls`: the client is told of STARTTLS.
-    pub(super) fn watcher(self, offers_tls: bool) -> Box<dyn Watch + Send> {
+    pub(super) fn watcher(self, entry: Entry) -> Box<dyn Watch + Send> {
+        let Entry {
+            offers_tls,
+            withholds_logins,
+        } = entry;
         match self {
             Self::Imap => Box::new(imap::Watcher::new(imap::Rules {
                 starttls: offers_tls,
+                withholds_logins,
             })),
-            Self::Pop3 => Box::new(pop3::Watcher::new(pop3::Rules { stls: offers_tls })),
+            Self::Pop3 => Box::new(pop3::Watcher::new(pop3::Rules {
+                stls: offers_tls,
+                withholds_logins,
+            })),
         }
     }
 

@@ -27,6 +27,8 @@ pub struct MailboxOptions {
     pub proxy_protocol: Option<proxy_protocol::Incoming>,
     pub tell_client: TellMailbox,
     pub tls: Option<Tls>,
+    /// Passwords may cross the client's leg in clear where the server's has TLS.
+    pub auth_allow_cleartext: bool,
     pub limits: MailboxLimits,
     /// Told where a session finds no server of this protocol, or not with this TLS.
     pub mismatch: Mismatch,

@@ -8,12 +8,13 @@ use tracing::{debug, info, warn};
 use super::{
     Mailbox,
     copies::session_id,
+    dialect::Entry,
     leg::Leg,
     splice::{End, Side, Splice, Turn},
     upstream::{self, Caller, Greeted, Refused},
 };
 use crate::{
-    frontends::arrival::Open,
+    frontends::{UpstreamTls, arrival::Open},
     net::{Address, Connection, Refusal, Stream},
     wire::sasl::wipe,
 };
@@ -60,8 +61,7 @@ impl Session {
                 return self.server_refused(&mut client, &error).await;
             }
         };
-        let offers_tls = client.tls().is_none() && self.mailbox.options.tls.is_some();
-        let watcher = self.mailbox.dialect.watcher(offers_tls);
+        let watcher = self.mailbox.dialect.watcher(self.entry(&client));
         let splice = Splice::new(self.mailbox.clone(), self.id.clone(), watcher);
         let (mut client, mut server) = (Leg::new(client), Leg::new(stream));
         let mut said = greeting;
@@ -99,6 +99,18 @@ impl Session {
         };
         splice.finish();
         self.ended(end, client).await;
+    }
+
+    fn entry(&self, client: &Stream) -> Entry {
+        let options = &self.mailbox.options;
+        let is_clear = client.tls().is_none();
+        // What a server says to a leg with TLS is not for one without it, but where nobody is in between.
+        let server_has_tls = !matches!(options.upstream.tls, UpstreamTls::None);
+        let is_exempt = options.auth_allow_cleartext || self.caller.is_on_this_host();
+        Entry {
+            offers_tls: is_clear && options.tls.is_some(),
+            withholds_logins: is_clear && server_has_tls && !is_exempt,
+        }
     }
 
     /// Boxed, as all that happens once is: a session that idles for days should be small.

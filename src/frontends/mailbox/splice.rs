@@ -358,7 +358,13 @@ impl Splice {
                         overwrite(&mut line);
                     }
                 }
-                Some(Step::Reply(line)) => from.write(&line).await.map_err(back)?,
+                Some(Step::Reply(line)) => {
+                    // What the server has said before it may still be on its way.
+                    while side == Side::Client && self.server_busy.load(Relaxed) {
+                        self.answered.notified().await;
+                    }
+                    from.write(&line).await.map_err(back)?;
+                }
                 Some(Step::StartTls { reply }) => {
                     on.turn(Turn::StartTls { reply });
                     // What follows in the same packet is from nobody knows whom.

@@ -49,6 +49,15 @@ pub(super) struct Caller {
 }
 
 impl Caller {
+    /// It comes from the address that it came to, or by a unix socket.
+    pub(super) fn is_on_this_host(&self) -> bool {
+        let Some(client) = self.peer.ip() else {
+            return true;
+        };
+        let local = self.local.map(|local| local.ip().to_canonical());
+        local == Some(client)
+    }
+
     /// As Dovecot reads them from a proxy that it trusts (`login_trusted_networks`). None of it where there is no address.
     pub(super) fn id_fields(&self) -> Vec<(String, String)> {
         let Peer::Tcp(client) = self.peer else {
@@ -130,5 +139,26 @@ async fn greet(mailbox: &Mailbox, address: &Address, caller: Caller) -> Result<G
             OpeningStep::Done { greeting } => return Ok(Greeted { stream, greeting }),
             OpeningStep::Failed(error) => return Err(error.into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_address_and_a_unix_socket_are_this_host() {
+        let is_here = |peer: Option<&str>, local: Option<&str>| {
+            let address = |text: &str| -> SocketAddr { text.parse().expect("an address") };
+            let peer = peer.map_or(Peer::Unix, |peer| Peer::Tcp(address(peer)));
+            let local = local.map(address);
+            Caller { peer, local }.is_on_this_host()
+        };
+        assert!(is_here(None, None));
+        assert!(is_here(Some("192.0.2.1:4711"), Some("192.0.2.1:143")));
+        assert!(is_here(Some("[::ffff:192.0.2.1]:1"), Some("192.0.2.1:143")));
+        assert!(!is_here(Some("127.0.0.2:4711"), Some("127.0.0.1:143")));
+        assert!(!is_here(Some("192.0.2.1:143"), Some("192.0.2.2:143")));
+        assert!(!is_here(Some("192.0.2.1:4711"), None));
     }
 }

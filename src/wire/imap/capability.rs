@@ -1,8 +1,10 @@
 //! What the server says it can do, less what a proxy must not let through: that which makes it blind (COMPRESS, security
 //! layers), which ties the login to the TLS session of the other leg (channel binding, EXTERNAL), or which leads the client
-//! elsewhere (referrals). All else stands as it stood. STARTTLS is ours to offer.
+//! elsewhere (referrals). All else stands as it stood. STARTTLS is ours to offer, and LOGINDISABLED to say where a secret
+//! would cross the client's leg in clear.
 
 use super::lexis::is;
+use crate::wire::sasl;
 
 const REMOVED: &[&str] = &["UNAUTHENTICATE", "LOGIN-REFERRALS", "MAILBOX-REFERRALS"];
 
@@ -23,19 +25,41 @@ fn is_removed(word: &[u8]) -> bool {
     upper.starts_with(b"COMPRESS=") || REMOVED.iter().any(|name| is(word, name))
 }
 
-/// The whole line as the client shall have it; none: as it came. `starttls`: we offer it now.
-pub(super) fn edit(line: &[u8], starttls: bool) -> Option<Vec<u8>> {
+fn is_clear_login(word: &[u8]) -> bool {
+    let mechanism = word.split_at_checked(5);
+    mechanism.is_some_and(|(auth, name)| is(auth, "AUTH=") && sasl::shows_secret(name))
+}
+
+/// What the client is offered now.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shown {
+    pub(super) starttls: bool,
+    /// LOGIN, and mechanisms that hand over the secret itself.
+    pub(super) clear_logins: bool,
+}
+
+/// The whole line as the client shall have it; none: as it came.
+pub(super) fn edit(line: &[u8], shown: Shown) -> Option<Vec<u8>> {
     let (start, end) = list(line)?;
     let words = || line[start..end].split(|b| *b == b' ');
-    let is_tls = |word: &&[u8]| is(word, "STARTTLS");
-    let offered = words().any(|word| is_tls(&word));
-    if offered == starttls && !words().any(is_removed) {
+    let stays = |word: &&[u8]| {
+        !is_removed(word)
+            && (shown.starttls || !is(word, "STARTTLS"))
+            && (shown.clear_logins || !is_clear_login(word))
+    };
+    let missing = |name: &str| !words().any(|word| is(word, name));
+    let starttls = shown.starttls && missing("STARTTLS");
+    let disabled = !shown.clear_logins && missing("LOGINDISABLED");
+    if !starttls && !disabled && words().all(|word| stays(&word)) {
         return None;
     }
     let mut out = line[..start].to_vec();
-    let kept = words().filter(|word| !is_removed(word) && (starttls || !is_tls(word)));
-    let added = (starttls && !offered).then_some(&b"STARTTLS"[..]);
-    for (at, word) in kept.chain(added).enumerate() {
+    let added = [
+        starttls.then_some(&b"STARTTLS"[..]),
+        disabled.then_some(b"LOGINDISABLED"),
+    ];
+    let added = added.into_iter().flatten();
+    for (at, word) in words().filter(stays).chain(added).enumerate() {
         if at > 0 {
             out.push(b' ');
         }
@@ -70,7 +94,17 @@ mod tests {
     use super::*;
 
     fn edited(line: &str, starttls: bool) -> String {
-        let out = edit(line.as_bytes(), starttls).unwrap_or_else(|| line.as_bytes().to_vec());
+        shown(
+            line,
+            Shown {
+                starttls,
+                clear_logins: true,
+            },
+        )
+    }
+
+    fn shown(line: &str, shown: Shown) -> String {
+        let out = edit(line.as_bytes(), shown).unwrap_or_else(|| line.as_bytes().to_vec());
         String::from_utf8(out).unwrap()
     }
 
@@ -95,6 +129,29 @@ mod tests {
             edited(without, true),
             "* OK [CAPABILITY IMAP4rev1 IDLE STARTTLS] hi\r\n"
         );
+    }
+
+    #[test]
+    fn logins_that_show_their_secret_are_withheld_and_others_stay() {
+        let withheld = |line, starttls| {
+            shown(
+                line,
+                Shown {
+                    starttls,
+                    clear_logins: false,
+                },
+            )
+        };
+        let line = "* CAPABILITY IMAP4rev1 SASL-IR AUTH=PLAIN auth=login AUTH=CRAM-MD5 AUTH=XOAUTH2 AUTH=OAUTHBEARER \
+                    AUTH=SCRAM-SHA-256 AUTH=PLAINER\r\n";
+        let rest = "* CAPABILITY IMAP4rev1 SASL-IR AUTH=CRAM-MD5 AUTH=SCRAM-SHA-256 AUTH=PLAINER";
+        assert_eq!(withheld(line, false), format!("{rest} LOGINDISABLED\r\n"));
+        assert_eq!(
+            withheld(line, true),
+            format!("{rest} STARTTLS LOGINDISABLED\r\n")
+        );
+        let already = "a OK [CAPABILITY IMAP4rev1 logindisabled IDLE] hi\r\n";
+        assert_eq!(withheld(already, false), already, "once");
     }
 
     #[test]

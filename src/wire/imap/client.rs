@@ -2,12 +2,15 @@
 //!
 //! Whether a line that announced a literal is followed by it or by a new command is for the server to say: till then
 //! nothing more of the client is read. A line that may name the user is held back until that is known.
+//!
+//! A login that is withheld is read to its end, and its literals with it where they come without leave; where one waits for
+//! leave, our NO stands in its place.
 
 use super::{
     COMMANDS, COMMANDS_MAX, COPIES_AT_ONCE, LITERAL, Move, REPLICATION, REPLY, Side, TAG_BYTES_MAX,
     Verdict, Watcher,
     command::{self, Authenticating, Command, Kind},
-    lexis::{Literal, NAME_BYTES_MAX},
+    lexis::{Literal, NAME_BYTES_MAX, split_word},
     line::{Line, Whole},
     saving::Role,
 };
@@ -15,6 +18,13 @@ use crate::{
     message::WireText,
     wire::watch::{CopyId, Message, Step},
 };
+
+// To a login that is withheld (RFC 5530 section 3), where we have a certificate, and where we have none.
+const USE_TLS: &[u8] =
+    b" NO [PRIVACYREQUIRED] Passwords are not taken without TLS: say STARTTLS first\r\n";
+const NO_TLS: &[u8] =
+    b" NO [PRIVACYREQUIRED] Passwords are not taken without TLS, and there is none here: \
+    the operator must set certificate\r\n";
 
 #[derive(Debug, Default)]
 pub(super) struct Client {
@@ -28,6 +38,8 @@ pub(super) struct Client {
     serial: u32,
     /// LOGIN with its name in a literal: what is with the server already, and what is held back.
     name: Option<Box<Name>>,
+    /// The tag of the command under way, where the server hears nothing of it.
+    withheld: Option<Box<[u8]>>,
 }
 
 #[derive(Debug, Default)]
@@ -51,6 +63,8 @@ enum Sink {
     Copy(CopyId),
     Folder(Vec<u8>),
     Name,
+    /// It is not handed on.
+    Nowhere,
 }
 
 /// The command whose text is not at its end.
@@ -97,7 +111,7 @@ impl Client {
 
 impl Watcher {
     pub(super) fn client_bytes(&mut self, bytes: &[u8]) -> Move {
-        if self.blind {
+        if self.blind && self.client.withheld.is_none() {
             return self.pass_blindly(Side::Client, bytes);
         }
         if self.client.awaits {
@@ -113,6 +127,7 @@ impl Watcher {
     }
 
     fn client_piece(&mut self, piece: &[u8]) -> Move {
+        let withholds = self.withholds_logins();
         let line = &mut self.client.line;
         let before = line.kept.len();
         line.add(piece);
@@ -121,7 +136,11 @@ impl Watcher {
             State::Sasl => true,
             _ => false,
         };
-        if is_held && !line.is_long() {
+        let is_withheld = match self.client.state {
+            State::Line => is_held && withholds && command::shows_secret(&line.kept),
+            _ => self.client.withheld.is_some(),
+        };
+        if is_withheld || (is_held && !line.is_long()) {
             return Move::Take(piece.len());
         }
         let unsaid = line.kept[line.passed..before].to_vec();
@@ -132,9 +151,12 @@ impl Watcher {
     fn client_line(&mut self, piece: &[u8]) -> Move {
         let mut line = std::mem::take(&mut self.client.line);
         let unsaid = line.unsaid().to_vec();
-        let before = line.kept.len();
+        let before = line.mark();
         let whole = line.complete(piece);
         let verdict = match self.client.state {
+            State::More if let Some(tag) = self.client.withheld.clone() => {
+                self.withhold(&tag, &whole)
+            }
             State::Line => self.command(&whole),
             State::Sasl => {
                 self.sasl_answer(&whole);
@@ -151,9 +173,9 @@ impl Watcher {
             }
         };
         if let Verdict::Wait = verdict {
-            line.kept.truncate(before);
+            line.back_to(before);
             self.client.line = line;
-            return Move::Wait;
+            return self.settle(Side::Client, verdict, unsaid, piece);
         }
         line.clear();
         self.settle(Side::Client, verdict, unsaid, piece)
@@ -173,6 +195,9 @@ impl Watcher {
         }
         if whole.text.is_empty() && whole.literal == Ok(None) {
             return Verdict::Forward;
+        }
+        if self.withholds_logins() && command::shows_secret(whole.text) {
+            return self.withhold(split_word(whole.text).0, whole);
         }
         let Ok(literal) = whole.literal else {
             self.lost(Side::Client, LITERAL);
@@ -252,11 +277,35 @@ impl Watcher {
         verdict
     }
 
-    /// Ours to answer. Not before all else is answered, nor within something that the server is saying: the handshake comes
-    /// right behind the reply.
+    /// A line of a login that is withheld, which is ours to answer at its end.
+    fn withhold(&mut self, tag: &[u8], whole: &Whole<'_>) -> Verdict {
+        // What may be a literal and may be none is none: the server, who could think otherwise, does not hear it.
+        let literal = whole.literal.unwrap_or_default();
+        if let Some(literal) = literal.filter(|literal| !literal.waits) {
+            self.client.withheld = Some(tag.into());
+            self.client.state = State::Literal {
+                left: literal.bytes,
+                sink: Sink::Nowhere,
+            };
+            self.end_literal();
+            return Verdict::Swallow;
+        }
+        if !self.may_answer() {
+            return Verdict::Wait;
+        }
+        self.client.withheld = None;
+        self.client.state = State::Line;
+        let why = match self.rules.starttls {
+            true => USE_TLS,
+            false => NO_TLS,
+        };
+        self.step(Step::Reply([tag, why].concat()));
+        Verdict::Swallow
+    }
+
+    /// Ours to answer; the handshake comes right behind the reply.
     fn starttls(&mut self, tag: &[u8]) -> Verdict {
-        let server_is_quiet = self.server.is_between_lines() && self.to_client.is_empty();
-        if !self.commands.is_empty() || !server_is_quiet {
+        if !self.may_answer() {
             return Verdict::Wait;
         }
         let reply = |text: &str| [tag, text.as_bytes()].concat();
@@ -377,9 +426,13 @@ impl Watcher {
         match sink {
             Sink::Copy(copy) => return Move::Content(*copy, taken),
             Sink::Folder(name) => name.extend_from_slice(&bytes[..taken]),
-            Sink::Skip | Sink::Name => {}
+            Sink::Skip | Sink::Name | Sink::Nowhere => {}
         }
         *left -= taken as u64;
+        if let Sink::Nowhere = sink {
+            self.end_literal();
+            return Move::Take(taken);
+        }
         if let (Sink::Name, Some(name)) = (sink, &mut self.client.name) {
             name.held.extend_from_slice(&bytes[..taken]);
             self.end_literal();
@@ -407,7 +460,7 @@ impl Watcher {
             match sink {
                 Sink::Folder(name) => self.folder_is(Some(&name)),
                 Sink::Name => self.name_ends(),
-                Sink::Skip | Sink::Copy(_) => {}
+                Sink::Skip | Sink::Copy(_) | Sink::Nowhere => {}
             }
         }
     }

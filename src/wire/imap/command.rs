@@ -4,7 +4,10 @@ use super::{
     lexis::{Token, Tokens, is, name, split_word},
     saving::Saving,
 };
-use crate::{message::WireText, wire::sasl::AuthWatch};
+use crate::{
+    message::WireText,
+    wire::sasl::{self, AuthWatch},
+};
 
 /// Awaits its reply.
 #[derive(Debug)]
@@ -105,6 +108,21 @@ fn save(rest: &[u8], replaces: bool) -> Kind {
     Kind::Save(Box::new(saving))
 }
 
+/// Does the command that begins so hand over its secret to whoever listens? A mechanism that is not named on this line
+/// may.
+pub(super) fn shows_secret(start: &[u8]) -> bool {
+    let (_, rest) = split_word(start);
+    let (verb, rest) = split_word(rest);
+    if is(verb, "AUTHENTICATE") {
+        let (mechanism, _) = split_word(rest.trim_ascii_start());
+        let mechanism = mechanism.trim_ascii_end();
+        let quoted = mechanism.strip_prefix(b"\"");
+        let mechanism = quoted.map_or(mechanism, |name| name.strip_suffix(b"\"").unwrap_or(name));
+        return mechanism.is_empty() || sasl::shows_secret(mechanism);
+    }
+    is(verb, "LOGIN")
+}
+
 /// Must the line be whole before any of it is handed on? Its beginning may not say yet: then, too.
 pub(super) fn is_held(start: &[u8]) -> bool {
     const HELD: [&[u8]; 4] = [b"LOGIN", b"AUTHENTICATE", b"STARTTLS", b"ID"];
@@ -174,6 +192,31 @@ mod tests {
             "a i ",
         ] {
             assert!(!is_held(passed.as_bytes()), "{passed}");
+        }
+    }
+
+    #[test]
+    fn logins_that_show_their_secret_are_told_from_others() {
+        for shown in [
+            "a LOGIN anna secret",
+            "a login {4+}",
+            "a AUTHENTICATE PLAIN",
+            "a authenticate xoauth2 dXNlcj1h",
+            "a AUTHENTICATE  LOGIN",
+            "a AUTHENTICATE \"OAUTHBEARER\" x",
+            "a AUTHENTICATE ",
+        ] {
+            assert!(shows_secret(shown.as_bytes()), "{shown}");
+        }
+        for other in [
+            "a LOGINS anna secret",
+            "a AUTHENTICATE SCRAM-SHA-256 PLAIN",
+            "a AUTHENTICATE \"CRAM-MD5\"",
+            "a AUTHENTICATE PLAINER",
+            "LOGIN",
+            "",
+        ] {
+            assert!(!shows_secret(other.as_bytes()), "{other}");
         }
     }
 

@@ -7,7 +7,10 @@ mod lexis;
 
 pub use lexis::lexis;
 
-use super::{COMMANDS_MAX, COPIES_MAX, Rules, Watcher};
+use super::{
+    COMMANDS_MAX, COPIES_MAX, Rules, Watcher,
+    command::{Command, Kind},
+};
 use crate::wire::watch::{CopyId, Found, Hint, Message, Step, Watch};
 
 /// A session between a client and a server that are not there.
@@ -202,37 +205,52 @@ struct Talk {
 
 /// Bytes of either side, as they come: 0xfe and 0xff say that what follows is the client's or the server's. Whatever they
 /// are, little is held; chunking changes nothing; what is said is heard, in its order, but for lines that are edited; and
-/// what is copied was said.
+/// what is copied was said. Where logins are withheld, no LOGIN is with the server.
 pub fn scramble(input: &[u8], size: usize) {
-    Talk::hold(input, size, true);
-    let talk = Talk::hold(input, size, false);
-    talk.check();
-    if talk.was_put_off {
-        return;
-    }
-    let whole = Talk::hold(input, usize::MAX, false).session;
-    let session = &talk.session;
-    // A name that the server had to ask for is told when the client is next attended to.
-    let parted = |session: &Session| -> (Vec<Seen>, Vec<Seen>) {
-        let seen = session.seen.iter().map(Seen::timeless);
-        seen.partition(|seen| matches!(seen, Seen::Login { .. }))
+    let withholding = Rules {
+        withholds_logins: true,
+        ..Rules::default()
     };
-    assert_eq!(parted(&whole), parted(session));
-    assert_eq!(whole.replies, session.replies);
-    assert!(
-        whole.to_server == session.to_server,
-        "the server hears something else in pieces"
-    );
-    assert!(
-        whole.to_client == session.to_client,
-        "the client hears something else in pieces"
-    );
-    assert_eq!(whole.watcher.place(), session.watcher.place());
+    let both = Rules {
+        starttls: true,
+        ..withholding
+    };
+    Talk::hold(input, size, both);
+    let talk = Talk::hold(input, size, Rules::default());
+    talk.check();
+    talk.is_the_same_whole(input, Rules::default());
+    let talk = Talk::hold(input, size, withholding);
+    talk.check_withheld();
+    talk.is_the_same_whole(input, withholding);
 }
 
 impl Talk {
-    fn hold(input: &[u8], size: usize, starttls: bool) -> Self {
-        let mut session = Session::new(Rules { starttls }, size);
+    fn is_the_same_whole(&self, input: &[u8], rules: Rules) {
+        if self.was_put_off {
+            return;
+        }
+        let whole = Self::hold(input, usize::MAX, rules).session;
+        let session = &self.session;
+        // A name that the server had to ask for is told when the client is next attended to.
+        let parted = |session: &Session| -> (Vec<Seen>, Vec<Seen>) {
+            let seen = session.seen.iter().map(Seen::timeless);
+            seen.partition(|seen| matches!(seen, Seen::Login { .. }))
+        };
+        assert_eq!(parted(&whole), parted(session));
+        assert_eq!(whole.replies, session.replies);
+        assert!(
+            whole.to_server == session.to_server,
+            "the server hears something else in pieces"
+        );
+        assert!(
+            whole.to_client == session.to_client,
+            "the client hears something else in pieces"
+        );
+        assert_eq!(whole.watcher.place(), session.watcher.place());
+    }
+
+    fn hold(input: &[u8], size: usize, rules: Rules) -> Self {
+        let mut session = Session::new(rules, size);
         let (mut by_client, mut by_server) = (Vec::new(), Vec::new());
         let (mut from_client, mut was_put_off) = (false, false);
         for said in input.split_inclusive(|byte| *byte >= 0xfe) {
@@ -257,6 +275,14 @@ impl Talk {
                 "too many are remembered"
             );
             assert!(session.copies.len() <= COPIES_MAX as usize);
+            let is_login = |command: &Command| matches!(command.kind, Kind::Login(_));
+            assert!(
+                !watcher.withholds_logins()
+                    || watcher.blind
+                    || find(input, b"UNAUTHENTICATE").is_some()
+                    || !watcher.commands.iter().any(is_login),
+                "a login is with the server"
+            );
         }
         // What is held at the end is as good as heard.
         let watcher = &mut session.watcher;
@@ -268,6 +294,21 @@ impl Talk {
             by_server,
             session,
             was_put_off,
+        }
+    }
+
+    fn check_withheld(&self) {
+        let to_server = &self.session.to_server;
+        assert!(
+            is_within(to_server, &self.by_client),
+            "the server hears what was not said"
+        );
+        let asked = [&b"STARTTLS"[..], b"LOGIN", b"AUTHENTICATE"];
+        if !asked
+            .iter()
+            .any(|word| find(&self.by_client, word).is_some())
+        {
+            assert!(self.session.replies.is_empty(), "nobody asked us");
         }
     }
 

@@ -1,7 +1,7 @@
 //! One direction's current line: its first 8 KiB are kept to be read, however long it is and in whatever pieces it comes.
 
 use super::lexis::{Doubt, Framing, Literal};
-use crate::wire::sasl::{extend, wipe};
+use crate::wire::sasl::{extend, overwrite, wipe};
 
 /// What is kept of a line.
 pub(super) const LINE_BYTES_MAX: usize = 8 << 10;
@@ -15,6 +15,9 @@ pub(super) struct Line {
     /// For the bytes that are not kept.
     beyond: Option<Box<Framing>>,
 }
+
+/// How far a line has come.
+type Mark = (usize, Option<Box<Framing>>);
 
 /// A line that is complete.
 #[derive(Debug)]
@@ -53,6 +56,18 @@ impl Line {
     /// What the other side has not had yet.
     pub(super) fn unsaid(&self) -> &[u8] {
         &self.kept[self.passed..]
+    }
+
+    /// So far; its last piece may have to come again.
+    pub(super) fn mark(&self) -> Mark {
+        (self.kept.len(), self.beyond.clone())
+    }
+
+    /// As it was.
+    pub(super) fn back_to(&mut self, (kept, beyond): Mark) {
+        overwrite(&mut self.kept[kept..]);
+        self.kept.truncate(kept);
+        self.beyond = beyond;
     }
 
     /// Its last piece, up to the LF. Where there was no other, nothing is copied.
@@ -122,6 +137,19 @@ impl<'b> Whole<'b> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_last_piece_that_comes_again_is_read_once() {
+        let long = vec![b'x'; LINE_BYTES_MAX + 1];
+        for (start, last) in [(&long[..], &b"\" {9}\r\n"[..]), (b"a \"b", b"\" {9}\r\n")] {
+            let mut line = Line::default();
+            line.add(start);
+            let mark = line.mark();
+            let literal = line.complete(last).literal;
+            line.back_to(mark);
+            assert_eq!(line.complete(last).literal, literal);
+        }
+    }
 
     #[test]
     fn a_line_is_the_same_in_one_piece_and_in_many() {

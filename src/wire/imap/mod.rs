@@ -6,6 +6,9 @@
 //!
 //! Changed are capabilities, STARTTLS and one wish of Dovecot's proxies; all else is handed on byte for byte. It never
 //! asks the server anything. Where both peers may read a line differently from us, it is [`Step::Lost`].
+//!
+//! A login that shows its secret on a leg without TLS is answered by us where [`Rules`] say so, and the server hears none
+//! of it.
 
 mod capability;
 mod client;
@@ -23,7 +26,7 @@ mod server;
 use std::collections::VecDeque;
 
 use super::{
-    sasl::extend,
+    sasl::{extend, wipe},
     watch::{CopyId, Place, Step, Watch},
 };
 use command::Command;
@@ -70,6 +73,9 @@ const COPIES_AT_ONCE: u32 = 64;
 pub struct Rules {
     /// TLS can be ended for the client: STARTTLS is offered until [`Watch::secured`].
     pub starttls: bool,
+    /// Logins that show their secret are refused until [`Watch::secured`]: the server offers them because its own leg has
+    /// TLS.
+    pub withholds_logins: bool,
 }
 
 /// See the module's head.
@@ -77,6 +83,8 @@ pub struct Rules {
 pub struct Watcher {
     rules: Rules,
     secured: bool,
+    /// The server has said a line.
+    greeted: bool,
     /// Lost: everything is passed on unread.
     blind: bool,
     client: client::Client,
@@ -136,6 +144,20 @@ impl Watcher {
             rules,
             ..Self::default()
         }
+    }
+
+    /// RFC 9051 section 6.2.3: until TLS, or until another way in.
+    fn withholds_logins(&self) -> bool {
+        let is_out = |command: &Command| matches!(command.kind, command::Kind::Unauthenticate);
+        self.rules.withholds_logins
+            && !self.secured
+            && (!self.authenticated || self.commands.iter().any(is_out))
+    }
+
+    /// Is nothing of the server's to come before an answer of ours, and would it not fall into what the server is saying?
+    fn may_answer(&self) -> bool {
+        let server_is_quiet = self.server.is_between_lines() && self.to_client.is_empty();
+        self.blind || (self.greeted && self.commands.is_empty() && server_is_quiet)
     }
 
     fn out(&mut self, from: Side) -> &mut Out {
@@ -201,7 +223,7 @@ impl Watcher {
     }
 
     /// A line is read: `unsaid` is what was held back of it, `piece` its last bytes.
-    fn settle(&mut self, from: Side, verdict: Verdict, unsaid: Vec<u8>, piece: &[u8]) -> Move {
+    fn settle(&mut self, from: Side, verdict: Verdict, mut unsaid: Vec<u8>, piece: &[u8]) -> Move {
         let out = self.out(from);
         match verdict {
             Verdict::Forward if unsaid.is_empty() && out.steps.is_empty() => {
@@ -217,8 +239,11 @@ impl Watcher {
                 out.steps.push_back(Step::Say(line));
             }
             Verdict::Replace(line) => out.steps.push_back(Step::Say(line)),
-            Verdict::Swallow => {}
-            Verdict::Wait => return Move::Wait,
+            Verdict::Swallow => wipe(&mut unsaid),
+            Verdict::Wait => {
+                wipe(&mut unsaid);
+                return Move::Wait;
+            }
         }
         Move::Take(piece.len())
     }
@@ -321,7 +346,10 @@ mod tests {
     /// What comes of a session said in pieces of this size: to the server, to the client, and the other steps, contents
     /// joined.
     fn session(said: &[(char, &str)], size: usize) -> (String, String, Vec<String>) {
-        let mut watcher = Watcher::new(Rules { starttls: true });
+        let mut watcher = Watcher::new(Rules {
+            starttls: true,
+            ..Rules::default()
+        });
         let (mut to_server, mut to_client) = (Vec::new(), Vec::new());
         let mut seen: Vec<String> = Vec::new();
         let mut content: Vec<u8> = Vec::new();

@@ -5,7 +5,7 @@
 
 use super::{
     COMPRESS, LAYER, LITERAL, MULTIPLEX, Move, REPLY, Side, TAG_BYTES_MAX, Verdict, Watcher,
-    capability,
+    capability::{self, Shown},
     command::Kind,
     lexis::{code, is, members, number, split_word},
     line::{Line, Whole},
@@ -225,6 +225,7 @@ impl Watcher {
     }
 
     fn server_line(&mut self, piece: &[u8]) -> Move {
+        self.greeted = true;
         let mut line = std::mem::take(&mut self.server.line);
         let unsaid = line.unsaid().to_vec();
         let whole = line.complete(piece);
@@ -244,8 +245,11 @@ impl Watcher {
         }
         let mut verdict = Verdict::Forward;
         if class.held && !whole.long {
-            let starttls = self.rules.starttls && !self.secured && !self.authenticated;
-            if let Some(line) = capability::edit(whole.raw, starttls) {
+            let shown = Shown {
+                starttls: self.rules.starttls && !self.secured && !self.authenticated,
+                clear_logins: !self.withholds_logins(),
+            };
+            if let Some(line) = capability::edit(whole.raw, shown) {
                 verdict = Verdict::Replace(line);
             }
         }

@@ -1,16 +1,21 @@
 //! A line of CAPA's answer (RFC 2449), less what cannot pass through us.
 
-/// What the line becomes, perhaps nothing; none: it stays as it is.
-pub(super) fn edit(line: &[u8]) -> Option<Vec<u8>> {
+use crate::wire::sasl;
+
+/// What the line becomes, perhaps nothing; none: it stays as it is. `clear_logins`: USER, and mechanisms that hand over the
+/// secret itself, are for this client.
+pub(super) fn edit(line: &[u8], clear_logins: bool) -> Option<Vec<u8>> {
     let text = line.trim_ascii_end();
     let mut words = text.split(|byte| *byte == b' ');
     let name = words.next()?;
     match name.to_ascii_uppercase().as_slice() {
         // Its own TLS would end at us, and its trust is in us.
         b"STLS" | b"XCLIENT" => Some(Vec::new()),
+        b"USER" if !clear_logins => Some(Vec::new()),
         b"SASL" => {
             let all: Vec<_> = words.filter(|word| !word.is_empty()).collect();
-            let kept: Vec<_> = all.iter().filter(|name| passes(name)).copied().collect();
+            let stays = |name: &&&[u8]| passes(name) && (clear_logins || !sasl::shows_secret(name));
+            let kept: Vec<_> = all.iter().filter(stays).copied().collect();
             match kept.len() {
                 same if same == all.len() => None,
                 0 => Some(Vec::new()),
@@ -34,7 +39,7 @@ mod tests {
     use super::*;
 
     fn edited(line: &str) -> Option<String> {
-        edit(line.as_bytes()).map(|line| String::from_utf8(line).unwrap())
+        edit(line.as_bytes(), true).map(|line| String::from_utf8(line).unwrap())
     }
 
     #[test]
@@ -67,5 +72,20 @@ mod tests {
             Some("sasl A\rB\n"),
             "what stays is as it was"
         );
+    }
+
+    #[test]
+    fn logins_that_show_their_secret_are_withheld_and_others_stay() {
+        let withheld = |line: &str| {
+            let line = edit(line.as_bytes(), false);
+            line.map(|line| String::from_utf8(line).unwrap())
+        };
+        assert_eq!(withheld("USER\r\n").as_deref(), Some(""));
+        assert_eq!(withheld("SASL PLAIN login\r\n").as_deref(), Some(""));
+        let mechanisms = "SASL PLAIN LOGIN CRAM-MD5 XOAUTH2 OAUTHBEARER SCRAM-SHA-1\r\n";
+        let rest = "SASL CRAM-MD5 SCRAM-SHA-1\r\n";
+        assert_eq!(withheld(mechanisms).as_deref(), Some(rest));
+        assert_eq!(withheld(rest), None);
+        assert_eq!(withheld("UTF8 USER\r\n"), None);
     }
 }

@@ -3,7 +3,7 @@
 use std::mem;
 
 use super::{uidl::number, *};
-use crate::wire::sasl::{extend, wipe};
+use crate::wire::sasl::{self, extend, wipe};
 
 /// A line that must be whole before it is handed on may be so long (RFC 4954 section 4 asks for no more); a longer one is
 /// handed on as it comes.
@@ -17,6 +17,10 @@ const VERB_BYTES_MAX: usize = 8;
 /// Commands that are handed on whole, if at all.
 const WHOLE: [&[u8]; 5] = [b"USER", b"APOP", b"AUTH", b"STLS", b"XCLIENT"];
 
+// To a login that is withheld (RFC 3206 section 4), where we have a certificate, and where we have none.
+const USE_TLS: &str = "[AUTH] Passwords are not taken without TLS: say STLS first";
+const NO_TLS: &str = "[AUTH] Passwords are not taken without TLS, and there is none here: the operator must set certificate";
+
 /// Where in a line the client is.
 #[derive(Debug, Default)]
 pub(super) enum Saying {
@@ -24,6 +28,8 @@ pub(super) enum Saying {
     Begin,
     /// In a line whose beginning was handed on: what is kept of it, never an argument of PASS.
     Rest(Vec<u8>),
+    /// In a login that is withheld, and too long to be held.
+    Withheld,
 }
 
 impl Saying {
@@ -60,9 +66,16 @@ impl Watcher {
             }
             return Heard::More;
         }
+        if let Saying::Withheld = self.saying {
+            return self.withheld(input);
+        }
         match self.client.line_end(input, LINE_BYTES_MAX) {
             LineEnd::At(end) => self.whole_line(input, end),
             LineEnd::Awaited if self.must_be_whole(unseen) => self.client.hold(input).into(),
+            LineEnd::TooLong if self.is_withheld(unseen) => {
+                self.saying = Saying::Withheld;
+                Heard::More
+            }
             LineEnd::Awaited | LineEnd::TooLong => {
                 let mut kept = Vec::new();
                 keep(&mut kept, &self.client.held);
@@ -70,6 +83,43 @@ impl Watcher {
                 self.client.release().map_or(Heard::More, Heard::Step)
             }
         }
+    }
+
+    /// Takes a login up to its end, where it is answered.
+    fn withheld<'a>(&mut self, input: &mut &'a [u8]) -> Heard<'a> {
+        if let Some(passed) = self.client.pass(input) {
+            return Heard::Step(passed);
+        }
+        wipe(&mut self.client.held);
+        let Some(lf) = memchr::memchr(b'\n', input) else {
+            *input = b"";
+            return Heard::Wait;
+        };
+        *input = &input[lf..];
+        if !self.is_quiet() {
+            return Heard::Wait;
+        }
+        *input = &input[1..];
+        self.saying = Saying::Begin;
+        Heard::Step(refusal(self.why_withheld()))
+    }
+
+    fn why_withheld(&self) -> &'static str {
+        match self.rules.stls {
+            true => USE_TLS,
+            false => NO_TLS,
+        }
+    }
+
+    /// Is this, behind what is held, the beginning of a login that is withheld?
+    fn is_withheld(&self, unseen: &[u8]) -> bool {
+        let begun = self.client.held.iter().chain(unseen);
+        let mut begun: Vec<u8> = begun.take(COMMAND_BYTES_MAX).copied().collect();
+        let (verb, argument) = words(&begun);
+        let is_withheld =
+            self.withholds_logins() && !self.is_answer() && shows_secret(&verb, argument);
+        wipe(&mut begun);
+        is_withheld
     }
 
     /// What the client's next line is depends on what the server will say.
@@ -96,10 +146,13 @@ impl Watcher {
             .collect();
         let is_begun = self.client.held.len() + unseen.len() > verb.len();
         self.is_answer()
-            || WHOLE.iter().any(|whole| match is_begun {
-                true => *whole == verb,
-                false => whole.starts_with(&verb),
-            })
+            || WHOLE
+                .iter()
+                .chain(self.withholds_logins().then_some(&&b"PASS"[..]))
+                .any(|whole| match is_begun {
+                    true => *whole == verb,
+                    false => whole.starts_with(&verb),
+                })
             || (verb.is_empty() && is_begun)
     }
 
@@ -136,9 +189,10 @@ impl Watcher {
         }
         // All before it was handed on, and answered.
         *input = &input[seen + end..];
+        wipe(&mut self.client.held);
         self.client.held = Vec::new();
         Heard::Step(match verdict {
-            Verdict::Refuse(reply) => Step::Reply(format!("-ERR {reply}\r\n").into_bytes()),
+            Verdict::Refuse(reply) => refusal(reply),
             _ => Step::StartTls {
                 reply: BEGIN_TLS.to_vec(),
             },
@@ -157,14 +211,17 @@ impl Watcher {
         }
         let (verb, argument) = words(line);
         // These are not asked for beside others: another server, TLS or we are to answer them.
-        let is_alone = matches!(
-            verb.as_slice(),
-            b"USER" | b"APOP" | b"AUTH" | b"STLS" | b"XCLIENT" | b""
-        );
+        let is_withheld = self.withholds_logins() && shows_secret(&verb, argument);
+        let is_alone = is_withheld
+            || matches!(
+                verb.as_slice(),
+                b"USER" | b"APOP" | b"AUTH" | b"STLS" | b"XCLIENT" | b""
+            );
         if is_alone && !(self.is_quiet() && self.client.seen == 0) {
             return Verdict::Later;
         }
         match verb.as_slice() {
+            _ if is_withheld => return Verdict::Refuse(self.why_withheld()),
             b"" => return Verdict::Refuse("No command"),
             b"XCLIENT" => return Verdict::Refuse("XCLIENT is not for clients"),
             b"STLS" if self.offers_stls() => return Verdict::StartTls,
@@ -249,6 +306,20 @@ impl Watcher {
     }
 }
 
+fn refusal(why: &str) -> Step<'static> {
+    Step::Reply(format!("-ERR {why}\r\n").into_bytes())
+}
+
+/// Does this command hand over its secret, or half of it, to whoever listens?
+fn shows_secret(verb: &[u8], argument: &[u8]) -> bool {
+    let mechanism = argument.split(u8::is_ascii_whitespace).next();
+    match verb {
+        b"USER" | b"PASS" => true,
+        b"AUTH" => mechanism.is_some_and(sasl::shows_secret),
+        _ => false,
+    }
+}
+
 /// The command in capitals, and what is behind it.
 fn words(line: &[u8]) -> (Vec<u8>, &[u8]) {
     let line = line.trim_ascii();
@@ -270,5 +341,155 @@ fn keep(kept: &mut Vec<u8>, piece: &[u8]) {
         && verb.eq_ignore_ascii_case(b"PASS")
     {
         secret.fill(b' ');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::pop3::{
+        fuzz::{Outcome, Side, session},
+        tests::{talk_by, text},
+    };
+
+    const WITHHOLDS: Rules = Rules {
+        stls: false,
+        withholds_logins: true,
+    };
+
+    fn refusals(outcome: &Outcome, why: &str) -> usize {
+        let replies = text(&outcome.replies);
+        assert_eq!(
+            replies.lines().count(),
+            replies.matches(why).count(),
+            "{replies}"
+        );
+        replies.lines().count()
+    }
+
+    #[test]
+    fn a_login_that_shows_its_secret_is_not_said_to_the_server() {
+        let outcome = talk_by(
+            WITHHOLDS,
+            "S: +OK <1@a>
+             C: CAPA
+             S: +OK
+             S: TOP
+             S: USER
+             S: SASL PLAIN CRAM-MD5 LOGIN
+             S: .
+             C: USER anna
+             C: PASS secret
+             C: pass secret
+             C: AUTH PLAIN AGFubmEAc2VjcmV0
+             C: auth login
+             C: AUTH XOAUTH2 eA==
+             C: AUTH OAUTHBEARER
+             C: NOOP
+             S: +OK",
+        );
+        assert_eq!(refusals(&outcome, NO_TLS), 7);
+        assert_eq!(text(&outcome.to_server), "CAPA\r\nNOOP\r\n");
+        let heard = "+OK <1@a>\r\n+OK\r\nTOP\r\nSASL CRAM-MD5\r\n.\r\n+OK\r\n";
+        assert_eq!(text(&outcome.to_client), heard);
+        assert!(outcome.told.is_empty(), "{outcome:?}");
+    }
+
+    #[test]
+    fn who_proves_to_know_the_secret_is_let_in() {
+        let outcome = talk_by(
+            WITHHOLDS,
+            "S: +OK <1@a>
+             C: APOP anna c4c9334bac560ecc979e58001b3e22fb
+             S: +OK
+             C: USER berta
+             S: -ERR not now",
+        );
+        assert_eq!(outcome.place.user, Some("anna".into()));
+        assert!(outcome.replies.is_empty());
+        let outcome = talk_by(
+            WITHHOLDS,
+            "S: +OK
+             C: AUTH CRAM-MD5
+             S: + PDFAYT4=
+             C: YW5uYSBkaWdlc3Q=
+             S: +OK",
+        );
+        assert_eq!(outcome.place.user, Some("anna".into()));
+    }
+
+    #[test]
+    fn under_tls_nothing_is_withheld() {
+        let rules = Rules {
+            stls: true,
+            ..WITHHOLDS
+        };
+        let outcome = talk_by(
+            rules,
+            "S: +OK
+             C: CAPA
+             C: USER anna
+             C: STLS
+             S: +OK
+             S: USER
+             S: .
+             C: CAPA
+             S: +OK
+             S: USER
+             S: .
+             C: USER anna
+             S: +OK
+             C: PASS secret
+             S: +OK",
+        );
+        assert_eq!(text(&outcome.replies), format!("-ERR {USE_TLS}\r\n"));
+        let heard = "+OK\r\n+OK\r\nSTLS\r\n.\r\n+OK\r\nUSER\r\n.\r\n+OK\r\n+OK\r\n";
+        assert_eq!(text(&outcome.to_client), heard);
+        assert_eq!(outcome.place.user, Some("anna".into()));
+    }
+
+    #[test]
+    fn our_answer_comes_behind_those_of_the_server() {
+        let outcome = talk_by(
+            WITHHOLDS,
+            "C: CAPA
+             C: USER anna
+             C: PASS secret",
+        );
+        assert!(outcome.replies.is_empty());
+        assert_eq!(text(&outcome.to_server), "CAPA\r\n");
+        let outcome = talk_by(
+            WITHHOLDS,
+            "S: +OK
+             C: NOOP
+             C: PASS secret
+             C: NOOP
+             S: +OK
+             C: QUIT
+             S: +OK
+             S: +OK",
+        );
+        assert_eq!(refusals(&outcome, NO_TLS), 1);
+        assert_eq!(text(&outcome.to_server), "NOOP\r\nNOOP\r\nQUIT\r\n");
+    }
+
+    #[test]
+    fn no_login_is_too_long_to_be_withheld() {
+        let long = |start: &str| format!("{start} {}\r\n", "x".repeat(50_000)).into_bytes();
+        let said = [
+            (Side::Server, b"+OK\r\n".to_vec()),
+            (Side::Client, long("PASS")),
+            (Side::Client, long("AUTH XOAUTH2")),
+            (Side::Client, b"NOOP\r\n".to_vec()),
+            (Side::Client, long("USER")),
+            (Side::Server, b"+OK\r\n".to_vec()),
+            (Side::Client, b"QUIT\r\n".to_vec()),
+        ];
+        for step in [1, 100, usize::MAX] {
+            let outcome = session(WITHHOLDS, &said, step);
+            assert_eq!(refusals(&outcome, NO_TLS), 3, "{step}");
+            assert_eq!(text(&outcome.to_server), "NOOP\r\nQUIT\r\n");
+            assert!(outcome.kept.concat().is_empty());
+        }
     }
 }

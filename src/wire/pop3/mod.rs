@@ -7,7 +7,7 @@
 //!
 //! What is changed: CAPA, the greeting's `[XCLIENT]`, and three commands that the server never sees, since they are ours
 //! to answer: STLS; XCLIENT, for the server would believe it; and a line without a command, which some servers answer
-//! and some do not.
+//! and some do not. So are logins that show their secret on a leg without TLS, where [`Rules`] say so.
 
 mod auth;
 mod capability;
@@ -52,10 +52,13 @@ const FAREWELL: &[u8] = b"-ERR [SYS/TEMP] Closing down, please try again\r\n";
 const BEGIN_TLS: &[u8] = b"+OK Begin TLS now\r\n";
 
 /// What the operator chose for a front end.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
     /// We have a certificate: STLS is offered to the client.
     pub stls: bool,
+    /// Logins that show their secret are refused until [`Watch::secured`]: the server offers them because its own leg has
+    /// TLS.
+    pub withholds_logins: bool,
 }
 
 /// See [`Watch`].
@@ -154,6 +157,11 @@ impl Watcher {
     /// STLS belongs before the login (RFC 2595 section 4).
     fn offers_stls(&self) -> bool {
         self.rules.stls && !self.secured && self.place.folder.is_none()
+    }
+
+    /// RFC 2595 section 2.3: until TLS, or until another way in.
+    fn withholds_logins(&self) -> bool {
+        self.rules.withholds_logins && !self.secured && self.place.folder.is_none()
     }
 }
 
@@ -273,8 +281,21 @@ mod tests {
         *,
     };
 
-    /// A session as a transcript: `C: ` and `S: ` before each line, whose end is CRLF.
+    const OFFERS_TLS: Rules = Rules {
+        stls: true,
+        withholds_logins: false,
+    };
+
     fn talk(stls: bool, script: &str) -> Outcome {
+        let rules = Rules {
+            stls,
+            withholds_logins: false,
+        };
+        talk_by(rules, script)
+    }
+
+    /// A session as a transcript: `C: ` and `S: ` before each line, whose end is CRLF.
+    pub(super) fn talk_by(rules: Rules, script: &str) -> Outcome {
         let mut said: Vec<(Side, Vec<u8>)> = Vec::new();
         for line in script.lines().map(str::trim_start) {
             let (side, line) = match line.split_at_checked(3) {
@@ -290,14 +311,14 @@ mod tests {
                 _ => said.push((side, line)),
             }
         }
-        let outcome = session(Rules { stls }, &said, usize::MAX);
+        let outcome = session(rules, &said, usize::MAX);
         for step in [1, 7] {
-            assert_eq!(session(Rules { stls }, &said, step), outcome, "at {step}");
+            assert_eq!(session(rules, &said, step), outcome, "at {step}");
         }
         outcome
     }
 
-    fn text(bytes: &[u8]) -> String {
+    pub(super) fn text(bytes: &[u8]) -> String {
         String::from_utf8_lossy(bytes).into_owned()
     }
 
@@ -387,7 +408,7 @@ mod tests {
             (Side::Client, b"TOP 1 100000\r\n".to_vec()),
             (Side::Server, many),
         ];
-        let outcome = session(Rules { stls: false }, &said, 4096);
+        let outcome = session(Rules::default(), &said, 4096);
         assert!(outcome.copies.is_empty(), "there may be more lines");
         assert_eq!(outcome.told.last().map(String::as_str), Some("Hint(Seen)"));
     }
@@ -527,7 +548,7 @@ mod tests {
             "xtnd",
         );
         let greeting = (Side::Server, b"+OK ready\n+OK".to_vec());
-        let outcome = session(Rules { stls: true }, &[greeting], 1);
+        let outcome = session(OFFERS_TLS, &[greeting], 1);
         assert_eq!(outcome.told, ["Lost { reason: \"line_end\" }"]);
         assert_eq!(outcome.to_client, b"+OK ready\n+OK");
     }
@@ -547,7 +568,7 @@ mod tests {
             (Side::Client, b"NOOP\r\n".repeat(1500)),
         ];
         for step in [100, usize::MAX] {
-            let outcome = session(Rules { stls: true }, &said, step);
+            let outcome = session(OFFERS_TLS, &said, step);
             assert_eq!(outcome.to_client.len(), 150_034, "all, and STLS");
             assert_eq!(outcome.kept[0].len(), 3000, "500 commands wait");
             assert!(outcome.told.is_empty());

@@ -216,7 +216,7 @@ impl Watcher {
         let is_end = after_crlf && *line == *b".\r\n";
         let edited = match is_end {
             true => self.offers_stls().then(|| b"STLS\r\n.\r\n".to_vec()),
-            false => capability::edit(&line),
+            false => capability::edit(&line, !self.withholds_logins()),
         };
         if edited.is_some()
             && let Some(passed) = self.server.pass(input)
