@@ -16,6 +16,7 @@ pub mod fuzz;
 mod lexis;
 mod line;
 mod opening;
+mod removing;
 mod saving;
 mod server;
 
@@ -100,6 +101,8 @@ pub struct Watcher {
 #[derive(Debug, Default)]
 struct Out {
     steps: VecDeque<Step<'static>>,
+    /// [`Step::Settle`], before them: it is told without a queue.
+    settle: bool,
     /// So many of the next bytes were read already and are to be passed on.
     due: usize,
 }
@@ -150,8 +153,11 @@ impl Watcher {
         let mut passed = 0;
         loop {
             let out = self.out(from);
-            if passed > 0 && (input.is_empty() || !out.steps.is_empty()) {
+            if passed > 0 && (input.is_empty() || out.settle || !out.steps.is_empty()) {
                 return Some(Step::Pass(&start[..passed]));
+            }
+            if std::mem::take(&mut out.settle) {
+                return Some(Step::Settle);
             }
             if let Some(step) = out.steps.pop_front() {
                 if out.steps.is_empty() {
@@ -245,6 +251,8 @@ impl Watcher {
     fn lost(&mut self, from: Side, reason: &'static str) {
         if !self.blind {
             self.blind = true;
+            // What comes now may remove what was copied up to here.
+            self.to_server.settle = true;
             self.copies = 0;
             self.commands = VecDeque::new();
             self.place.folder = None;

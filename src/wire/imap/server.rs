@@ -396,6 +396,7 @@ impl Watcher {
             | Kind::Idle
             | Kind::Id
             | Kind::Replicate
+            | Kind::Show
             | Kind::Other => {}
         }
     }
