@@ -421,7 +421,7 @@ proptest! {
             shown += count;
             session.server(format!("t{at} OK done\r\n").as_bytes());
         }
-        prop_assert_eq!(&session.to_server, said.concat().as_bytes());
+        prop_assert!(session.to_server == said.concat().as_bytes());
         let (mut copied, mut settled) = (0, Vec::new());
         for seen in &session.seen {
             match seen {
