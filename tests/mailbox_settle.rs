@@ -3,7 +3,7 @@
 
 use std::{
     io::{Read, Write},
-    net::SocketAddr,
+    net::{SocketAddr, TcpStream},
     sync::{Mutex, mpsc},
     thread,
     time::{Duration, Instant},
@@ -178,7 +178,9 @@ fn what_another_session_copies_is_waited_for_as_well() {
         let slow = SlowSyncs::of(&mailtee, SECONDS);
         copies.ok(fetch);
         removes.ok(fetch);
-        assert_eq!(outcomes(&mailtee, "known"), f64::from(number), "{fetch}");
+        wait_until(SOON, "it is found to be known", || {
+            (outcomes(&mailtee, "known") == f64::from(number)).then_some(())
+        });
         removes.ok("STORE 1 +FLAGS (\\Deleted)");
         assert_eq!(outcomes(&mailtee, "captured"), f64::from(number), "{fetch}");
         drop(slow);
@@ -233,7 +235,12 @@ fn who_ends_the_session_while_a_command_is_held_has_it_carried_out() {
                 .half_close()
                 .expect("open"),
             "gone" => client = None,
-            _ => mailtee.signal(Signal::TERM),
+            _ => {
+                mailtee.signal(Signal::TERM);
+                wait_until(SOON, "nobody else is let in", || {
+                    TcpStream::connect(mailtee.frontend).err()
+                });
+            }
         }
         drop(slow);
         if let Some(client) = &mut client {
