@@ -31,6 +31,7 @@ fn line(seen: &Seen) -> String {
         Seen::Authenticated(None) => "authenticated".to_owned(),
         Seen::Authenticated(Some(user)) => format!("authenticated {}", text(user)),
         Seen::StartTls => "starttls".to_owned(),
+        Seen::Settle { .. } => unreachable!("it is told with what it is before"),
         Seen::Begun(Message::Saved { folder }) => format!("begin saved {folder}"),
         Seen::Begun(Message::Read {
             uid, bytes, form, ..
@@ -54,6 +55,29 @@ fn line(seen: &Seen) -> String {
         Seen::Uncopied => "uncopied".to_owned(),
         Seen::Hint(hint) => format!("hint {}", hint.name()),
         Seen::Lost(reason) => format!("lost {reason}"),
+    }
+}
+
+/// Right before or behind a loss, no case tells of it.
+fn forget_settled_at_a_loss(seen: &mut Vec<Seen>) {
+    let Some(lost) = seen.iter().position(|it| matches!(it, Seen::Lost(_))) else {
+        return;
+    };
+    let is_settled = |at: &usize| matches!(seen.get(*at), Some(Seen::Settle { .. }));
+    let settled = [lost.wrapping_sub(1), lost + 1]
+        .into_iter()
+        .find(is_settled);
+    seen.remove(settled.expect("what comes then is not known: it may remove"));
+}
+
+/// `behind` is what the server hears next.
+fn settled(behind: &[u8]) -> String {
+    let line = behind.split_inclusive(|byte| *byte == b'\n').next();
+    let line = text(line.unwrap_or_default().trim_ascii_end());
+    let line: String = line.chars().take(60).collect();
+    match line.as_str() {
+        "" => "settle".to_owned(),
+        line => format!("settle before {line}"),
     }
 }
 
@@ -189,7 +213,14 @@ fn run(name: &str, case: &str, size: usize) {
         }
         assert_eq!(text(ahead), text(&heard), "{at}: heard");
         assert_eq!(text(back), text(&answered), "{at}: heard by who said it");
-        let seen: Vec<_> = session.seen[before..].iter().map(line).collect();
+        let to_server = if turn.by_client { &*ahead } else { &*back };
+        let mut seen: Vec<_> = session.seen[before..].to_vec();
+        forget_settled_at_a_loss(&mut seen);
+        let seen = seen.iter().map(|seen| match seen {
+            Seen::Settle { heard } => settled(&to_server[*heard..]),
+            seen => line(seen),
+        });
+        let seen: Vec<_> = seen.collect();
         assert_eq!(seen, turn.seen, "{at}: seen");
         for seen in &session.seen[before..] {
             if let Seen::Committed {

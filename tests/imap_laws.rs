@@ -333,7 +333,11 @@ proptest! {
                 Seen::Hint(hint) => seen.push(Expected::Hint(*hint)),
                 Seen::Lost(reason) => return Err(TestCaseError::fail(*reason)),
                 Seen::Uncopied => return Err(TestCaseError::fail("saved without a copy")),
-                Seen::Begun(_) | Seen::Login { .. } | Seen::Authenticated(_) | Seen::StartTls => {}
+                Seen::Begun(_)
+                | Seen::Login { .. }
+                | Seen::Authenticated(_)
+                | Seen::StartTls
+                | Seen::Settle { .. } => {}
             }
         }
         prop_assert_eq!(seen, script.seen);
@@ -365,6 +369,68 @@ proptest! {
             }
         }
         scramble(&input, size);
+    }
+}
+
+/// A command of a client that waits for nothing, and how many messages its answer shows.
+fn piped() -> impl Strategy<Value = (String, bool, usize)> {
+    let removes = select(vec![
+        "EXPUNGE\r\n",
+        "UID EXPUNGE 1:*\r\n",
+        "CLOSE\r\n",
+        "MOVE 1 {3+}\r\nbin\r\n",
+        "UID MOVE 1 bin\r\n",
+        "STORE 1 +FLAGS (\\Deleted)\r\n",
+        "uid store 1 +FLAGS.SILENT (\\Deleted)\r\n",
+        "DELETE {3+}\r\nold\r\n",
+        "DELETE old\r\n",
+    ]);
+    let neither = select(vec!["NOOP\r\n", "UID SEARCH ALL\r\n", "UNSELECT\r\n"]);
+    prop_oneof![
+        removes.prop_map(|text| (text.to_owned(), true, 0)),
+        neither.prop_map(|text| (text.to_owned(), false, 0)),
+        (0usize..3).prop_map(|count| ("UID FETCH 1:* BODY[]\r\n".to_owned(), false, count)),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    /// All is said at once. What removes is heard when all that was shown before it was told to be copied, not before, and
+    /// not later either.
+    #[test]
+    fn what_removes_is_heard_behind_the_copies(
+        commands in vec(piped(), 1..12),
+        size in select(vec![1, 7, usize::MAX]),
+    ) {
+        let mut session = Session::new(Rules::default(), size);
+        session.server(b"* OK hi\r\n");
+        let said = commands.iter().enumerate();
+        let said: Vec<_> = said.map(|(at, (text, ..))| format!("t{at} {text}")).collect();
+        session.client(said.concat().as_bytes());
+        let (mut shown, mut heard, mut expected) = (0, 0, Vec::new());
+        for (at, (_, removes, count)) in commands.iter().enumerate() {
+            if *removes {
+                expected.push((heard, shown));
+            }
+            heard += said[at].len();
+            prop_assert!(session.to_server.len() >= heard, "it waits for nothing");
+            for _ in 0..*count {
+                session.server(b"* 1 FETCH (BODY[] {4}\r\nmail)\r\n");
+            }
+            shown += count;
+            session.server(format!("t{at} OK done\r\n").as_bytes());
+        }
+        prop_assert!(session.to_server == said.concat().as_bytes());
+        let (mut copied, mut settled) = (0, Vec::new());
+        for seen in &session.seen {
+            match seen {
+                Seen::Committed { .. } => copied += 1,
+                Seen::Settle { heard } => settled.push((*heard, copied)),
+                _ => {}
+            }
+        }
+        prop_assert_eq!(settled, expected);
     }
 }
 

@@ -70,6 +70,15 @@ impl Ledger {
             .collect()
     }
 
+    /// The blob id of each message that ever went out.
+    pub(crate) fn sent(&self) -> BTreeSet<String> {
+        let tried = self.tried.lock().unwrap();
+        tried
+            .keys()
+            .map(|&serial| blob_id(&mail(serial).bytes))
+            .collect()
+    }
+
     /// One client: sends for as long as it is let, connects again whenever the daemon is gone.
     fn client(&self, address: SocketAddr) {
         while !self.is_over() {

@@ -4,14 +4,13 @@ use std::{
     fs,
     io::{Read, Write},
     net::TcpStream,
-    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
 use mailtee::wire::milter::Reply;
 use rustix::process::Signal;
 
-use crate::kit::{Mailtee, MilterClient, daemon::Setting, wait_until};
+use crate::kit::{Mailtee, MilterClient, SlowSyncs, daemon::Setting, wait_until};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -20,46 +19,6 @@ fn milter() -> Setting {
         .option("protocol", "\"milter\"")
         .without("role")
         .without("upstream")
-}
-
-/// Every sync of this process, or every write to its files, takes so long, until this is dropped.
-struct SlowSyncs(Child);
-
-impl SlowSyncs {
-    fn of(mailtee: &Mailtee, seconds: u32) -> Self {
-        Self::calls(mailtee, "fdatasync", seconds)
-    }
-
-    fn calls(mailtee: &Mailtee, call: &str, seconds: u32) -> Self {
-        let pid = mailtee.pid();
-        let strace = Command::new("strace")
-            .args(["-f", "-q", "-e", &format!("trace={call}"), "-e"])
-            .arg(format!("inject={call}:delay_enter={seconds}000000"))
-            .args(["-p", &pid.to_string()])
-            .stderr(Stdio::null())
-            .spawn();
-        let slow = Self(strace.expect("strace is installed"));
-        wait_until(DEADLINE, "each thread is traced", || {
-            let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
-            let mut status =
-                threads.map(|thread| fs::read_to_string(thread.ok()?.path().join("status")).ok());
-            let is_traced = |status: Option<String>| {
-                status.is_some_and(|text| !text.contains("TracerPid:\t0\n"))
-            };
-            status.all(is_traced).then_some(())
-        });
-        slow
-    }
-}
-
-impl Drop for SlowSyncs {
-    /// It lets go of the process when it is asked to end, not when it is killed.
-    fn drop(&mut self) {
-        let pid = i32::try_from(self.0.id()).ok();
-        let pid = pid.and_then(rustix::process::Pid::from_raw);
-        let _ = rustix::process::kill_process(pid.expect("a process id"), Signal::TERM);
-        let _ = self.0.wait();
-    }
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! What holds for every POP3 session: what one side says the other hears, but for the few lines that are ours; the copy is
-//! the message; the chunking of the bytes changes nothing; no bytes make it panic.
+//! the message; QUIT is not heard before the copies of all that was read are settled; the chunking of the bytes changes
+//! nothing; no bytes make it panic.
 
-use mailtee::wire::pop3::fuzz::{Side, check};
+use mailtee::wire::pop3::fuzz::{Outcome, Side, check};
 use proptest::prelude::*;
 
 /// A command and what the server says to it.
@@ -86,6 +87,12 @@ fn exchange() -> impl Strategy<Value = Exchange> {
     ]
 }
 
+/// Where QUIT begins in what the server heard last.
+fn before_quit(outcome: &Outcome) -> usize {
+    let before = outcome.to_server.strip_suffix(b"QUIT\r\n");
+    before.expect("it ends with QUIT").len()
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -95,6 +102,7 @@ proptest! {
         pipelined in 1usize..6,
         ids in prop::collection::vec("[!-~]{1,70}", 0..6),
         step in 1usize..300,
+        quits_at_once in any::<bool>(),
     ) {
         let line = |side, line: &str| (side, format!("{line}\r\n").into_bytes());
         let mut said = vec![
@@ -121,6 +129,14 @@ proptest! {
                 copies.extend(group.iter().filter_map(|exchange| exchange.copy.clone()));
             }
         }
+        // QUIT comes right behind the last commands.
+        let last = (Side::Client, b"QUIT\r\n".to_vec());
+        match said.iter().rposition(|(side, _)| *side == Side::Client) {
+            Some(at) if quits_at_once => said[at].1.extend_from_slice(&last.1),
+            _ => said.push(last),
+        }
+        said.push((Side::Client, Vec::new()));
+        said.push(line(Side::Server, "+OK bye"));
         let copies: Vec<_> = copies
             .into_iter()
             .map(|(number, content)| (ids.get(number as usize - 1).cloned(), content))
@@ -130,6 +146,7 @@ proptest! {
             prop_assert_eq!(&outcome.copies, &copies);
             prop_assert!(outcome.kept.concat().is_empty());
             prop_assert!(outcome.replies.is_empty());
+            prop_assert_eq!(&outcome.settled, &[(before_quit(&outcome), copies.len())]);
             prop_assert!(!outcome.told.iter().any(|told| told.starts_with("Lost")));
         }
     }
@@ -148,6 +165,66 @@ proptest! {
             .collect();
         check(&said, step);
     }
+}
+
+/// In whatever pieces and words it comes, and however much was asked for before it.
+#[test]
+fn quit_waits_for_all_that_was_read() {
+    let client = |text: &str| (Side::Client, text.as_bytes().to_vec());
+    let server = |text: &str| (Side::Server, text.as_bytes().to_vec());
+    let begin = [
+        server("+OK ready\r\n"),
+        client("USER anna\r\n"),
+        server("+OK\r\n"),
+        client("PASS secret\r\n"),
+        server("+OK\r\n"),
+    ];
+    let long = format!("QUIT {}\r\n", "x".repeat(20_000));
+    for quit in ["QUIT\r\n", "quit \r\n", " QUIT\r\n", "QUIT\n", &long] {
+        let pipelined = format!("RETR 1\r\nDELE 1\r\nTOP 2 99999999\r\nDELE 2\r\n{quit}");
+        let told = [
+            "+OK\r\none\r\n.\r\n+OK\r\n+OK\r\ntw",
+            "o\r\n.\r\n",
+            "+OK\r\n",
+        ];
+        for step in [1, 7, usize::MAX] {
+            let mut said = begin.to_vec();
+            said.push(client(&pipelined));
+            for told in told {
+                let outcome = check(&said, step);
+                assert_eq!(outcome.settled, [], "{quit:?} by {step}");
+                assert!(
+                    outcome.to_server.ends_with(b"DELE 2\r\n"),
+                    "{quit:?} by {step}"
+                );
+                said.extend([server(told), client("")]);
+            }
+            let outcome = check(&said, step);
+            let before = outcome.to_server.strip_suffix(quit.as_bytes());
+            let before = before.expect("QUIT is said in the end").len();
+            assert_eq!(outcome.settled, [(before, 2)], "{quit:?} by {step}");
+        }
+    }
+    // nothing that is asked is waited for but what is asked
+    let mut said = begin.to_vec();
+    said.push(client("QUIT\r\n"));
+    let outcome = check(&said, 1);
+    assert_eq!(outcome.settled, [(before_quit(&outcome), 0)]);
+    // the answer in a dialogue, and the argument of a command, are no QUIT
+    let said = [
+        server("+OK\r\n"),
+        client("AUTH PLAIN\r\n"),
+        server("+ \r\n"),
+        client("QUIT\r\n"),
+    ];
+    assert_eq!(check(&said, 1).settled, []);
+    assert_eq!(
+        check(&[server("+OK\r\n"), client("NOOP QUIT\r\n")], 1).settled,
+        []
+    );
+    // who knows what is said once the watcher is lost
+    let said = [server("+OK\r\n"), server("* what\r\n"), client("QUIT\r\n")];
+    assert_eq!(check(&said, 7).settled, [(0, 0)]);
 }
 
 /// What either side may say, or may not.

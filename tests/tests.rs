@@ -144,6 +144,9 @@ mod mailbox_imap;
 /// IMAP sessions that are stuck, silent, closed on one side, cut off by a stop: what each holds, hears and leaves.
 mod mailbox_stuck;
 
+/// A command that removes, while the journal's disk stalls: it is held till the copies are safe, and nobody is stuck by it.
+mod mailbox_settle;
+
 /// A client that vanishes without a word: its session ends in two minutes.
 mod mailbox_gone;
 
@@ -255,6 +258,9 @@ mod kill;
 
 /// kill -9 between IMAP clients that save and their Dovecot, and a Dovecot that restarts: what got OK is there once.
 mod mailbox_kill;
+
+/// kill -9 between POP3 and IMAP clients that read and remove: what is gone from their Dovecot is in the vault once.
+mod mailbox_kill_readers;
 
 /// kill -9 behind a Postfix that has mailtee as its milter.
 mod milter_kill;

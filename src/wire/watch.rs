@@ -88,6 +88,9 @@ pub enum Step<'a> {
     Say(Vec<u8>),
     /// Back to the side that spoke, which the other side hears nothing of.
     Reply(Vec<u8>),
+    /// The client's next command can take messages out of the mailbox: none of it is handed on before every whole message
+    /// that passed up to now is durable, or is a gap. All that the server was asked for before it has come.
+    Settle,
     /// The client wants TLS now. Hand the reply over, forget whatever it sent behind the command, and shake hands.
     StartTls { reply: Vec<u8> },
     /// The client names itself. Comes before the bytes that do so are handed on: another server may be the right one, and

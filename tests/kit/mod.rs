@@ -28,7 +28,7 @@ pub use archive::Archive;
 pub use client::SmtpClient;
 pub use daemon::Mailtee;
 pub use dir::TestDir;
-pub use disk::SmallDisk;
+pub use disk::{SlowSyncs, SmallDisk};
 pub use imap::ImapClient;
 pub use mail::Mail;
 pub use mailbox::MailServer;

@@ -1,21 +1,24 @@
 //! The copies that one session makes of what passes.
 //!
 //! A message that the client saves is durable before the client hears that it is safe; a message that the client reads is
-//! copied behind its back, where it is not known already. A copy that comes to nothing is a gap, counted and logged, and
-//! never the session's trouble.
+//! copied behind its back, where it is not known already, and durable before the client can remove it. A copy that comes
+//! to nothing is a gap, counted and logged, and never the session's trouble.
 
 use std::sync::{Arc, atomic::Ordering};
 
 use parking_lot::Mutex;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
 
-use super::{Mailbox, known::Key};
+use super::{
+    Mailbox,
+    known::Key,
+    pending::{Pending, Unsettled},
+};
 use crate::{
     frontends::copy::{self, Part, Seen, Whole},
     journal::{Captured, JournalError},
     message::{Acceptance, CaptureId, Fidelity, Origin, Placement, UnixMillis, WireText},
-    metrics::IntGauge,
     wire::watch::{CopyId, Form, Found, Message, Place},
 };
 
@@ -38,6 +41,7 @@ pub(super) struct Copies {
     session: String,
     /// One or two, mostly none at all.
     open: Mutex<Vec<(CopyId, Open)>>,
+    unsettled: Unsettled,
 }
 
 enum Open {
@@ -53,8 +57,8 @@ enum Open {
         is_saved: bool,
         cause: Uncopied,
     },
-    /// There is one already.
-    Known,
+    /// There is one already, or it is on its way.
+    Known(Key),
 }
 
 struct Copying {
@@ -71,22 +75,6 @@ pub(super) struct Ended {
     /// By its number in the mailbox, where that is known.
     key: Option<Key>,
     placement: Placement,
-}
-
-/// A whole message that is not yet in the journal, for as long as this lives.
-struct Pending(IntGauge);
-
-impl Pending {
-    fn new(count: &IntGauge) -> Self {
-        count.inc();
-        Self(count.clone())
-    }
-}
-
-impl Drop for Pending {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
 }
 
 /// The capture that a copy becomes.
@@ -118,7 +106,7 @@ impl Open {
         match self {
             Self::Copying(copying) => copying.is_saved,
             Self::Writing { is_saved, .. } | Self::Failed { is_saved, .. } => *is_saved,
-            Self::Known => false,
+            Self::Known(_) => false,
         }
     }
 }
@@ -129,7 +117,18 @@ impl Copies {
             mailbox,
             session,
             open: Mutex::default(),
+            unsettled: Unsettled::new(),
         }
+    }
+
+    /// Whether every whole message that has passed is durable, known to be so, or a gap.
+    pub(super) fn are_settled(&self) -> bool {
+        self.unsettled.is_empty()
+    }
+
+    /// Until they are: `capture_timeout` at most, once the messages were handed on.
+    pub(super) async fn settled(&self) {
+        self.unsettled.none().await;
     }
 
     /// Whether a client waits to hear that its message is safe.
@@ -157,8 +156,8 @@ impl Copies {
             Message::Read { form, .. } => *form,
             Message::Saved { .. } => Form::AsItLies,
         };
-        let open = if self.is_known(message, place) {
-            Open::Known
+        let open = if let Some(key) = self.known(message, place) {
+            Open::Known(key)
         } else {
             let (id, began) = copy::next_id();
             let name = Name { id, began };
@@ -190,12 +189,13 @@ impl Copies {
         }
     }
 
-    fn is_known(&self, message: &Message, place: &Place) -> bool {
+    /// The name by which it is known.
+    fn known(&self, message: &Message, place: &Place) -> Option<Key> {
         let Message::Read { uid: Some(uid), .. } = message else {
-            return false;
+            return None;
         };
         let key = key_of(place, place.folder.as_ref(), place.uid_validity, Some(*uid));
-        key.is_some_and(|key| self.mailbox.known.has(key))
+        key.filter(|&key| self.mailbox.known.has(key))
     }
 
     /// The next bytes of a message, where nothing has to be waited for; false: they must be [written](Self::write).
@@ -273,7 +273,7 @@ impl Copies {
             let name = match &open {
                 Open::Copying(copying) => copying.name,
                 Open::Writing { name, .. } | Open::Failed { name, .. } => *name,
-                Open::Known => continue,
+                Open::Known(_) => continue,
             };
             if open.is_saved() {
                 self.gap(name, &Uncopied::Lost);
@@ -286,7 +286,7 @@ impl Copies {
         match self.take(copy)? {
             Open::Copying(copying) => Some(Ended {
                 copying,
-                pending: Pending::new(&self.mailbox.pending),
+                pending: self.unsettled.pending(&self.mailbox.pending),
                 key: key_of(place, Some(&found.folder), found.uid_validity, found.uid),
                 placement: Placement {
                     account: place.user.clone().unwrap_or_default(),
@@ -306,15 +306,27 @@ impl Copies {
                 self.gap(name, &cause);
                 None
             }
-            Open::Known => {
-                self.count("known");
+            Open::Known(key) => {
+                self.knows(key);
                 None
             }
         }
     }
 
-    /// Of a message that was saved the copy is durable when this returns, or there is a gap.
-    pub(super) async fn commit(&self, ended: Ended) {
+    /// Somebody has copied it, or is about to.
+    fn knows(&self, key: Key) {
+        self.mailbox.under_way.join(key, &self.unsettled);
+        self.count("known");
+    }
+
+    /// When a message that is committed now is a gap.
+    pub(super) fn too_late(&self) -> Instant {
+        Instant::now() + self.mailbox.options.limits.capture
+    }
+
+    /// Of a message that was saved the copy is durable when this returns, or there is a gap. One that was read is copied
+    /// by a task of its own, and is a gap if that has not come to its end at `too_late`.
+    pub(super) async fn commit(&self, ended: Ended, too_late: Instant) {
         let Copying {
             name,
             is_saved,
@@ -333,16 +345,15 @@ impl Copies {
             _ => None,
         };
         let known = &self.mailbox.known;
-        if !is_saved
-            && [number, key]
-                .into_iter()
-                .flatten()
-                .any(|key| known.has(key))
-        {
-            return self.count("known");
+        let mut names = [number, key].into_iter().flatten();
+        if !is_saved && let Some(key) = names.find(|&key| known.has(key)) {
+            return self.knows(key);
         }
         // Before there is one: two sessions that read it at the same time make one copy.
-        key.inspect(|&key| known.insert(key));
+        if let Some(key) = key {
+            self.mailbox.under_way.begins(key);
+            known.insert(key);
+        }
         let made = Made {
             mailbox: self.mailbox.clone(),
             session: self.session.clone(),
@@ -353,14 +364,13 @@ impl Copies {
             _pending: pending,
         };
         if is_saved {
-            return Box::pin(made.commit(part.finish(), placement)).await;
+            return Box::pin(made.commit(part.finish(), placement, too_late)).await;
         }
-        let limit = self.mailbox.options.limits.capture;
         let room = self.mailbox.commits.clone().acquire_owned();
-        match timeout(limit, room).await {
+        match timeout_at(too_late, room).await {
             Ok(room) => {
                 let commit = async move {
-                    made.commit(part.finish(), placement).await;
+                    made.commit(part.finish(), placement, too_late).await;
                     drop(room);
                 };
                 self.mailbox.tasks.spawn(commit);
@@ -408,7 +418,7 @@ struct Made {
 }
 
 impl Made {
-    async fn commit(self, whole: Whole, placement: Placement) {
+    async fn commit(self, whole: Whole, placement: Placement, too_late: Instant) {
         let began = Instant::now();
         let options = &self.mailbox.options;
         let bytes = whole.bytes();
@@ -429,7 +439,7 @@ impl Made {
             fidelity,
             discard_unheard: false,
         };
-        let captured = match timeout(options.limits.capture, whole.commit(seen)).await {
+        let captured = match timeout_at(too_late, whole.commit(seen)).await {
             Ok(Ok(captured)) => captured,
             Ok(Err(error)) => return self.fail(&error.into()),
             Err(_) => return self.fail(&Uncopied::Late),
@@ -456,6 +466,13 @@ impl Made {
     fn fail(self, cause: &Uncopied) {
         self.key.inspect(|&key| self.mailbox.known.remove(key));
         gap(&self.mailbox, &self.session, self.name, cause);
+    }
+}
+
+impl Drop for Made {
+    /// Durable or a gap: whoever else has read it need not wait any more.
+    fn drop(&mut self) {
+        self.key.inspect(|&key| self.mailbox.under_way.ended(key));
     }
 }
 

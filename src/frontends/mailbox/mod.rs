@@ -10,6 +10,7 @@ mod dialect;
 mod known;
 mod leg;
 mod options;
+mod pending;
 mod session;
 mod splice;
 mod upstream;
@@ -24,7 +25,7 @@ use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::warn;
 
-use self::{dialect::Dialect, known::Known};
+use self::{dialect::Dialect, known::Known, pending::UnderWay};
 use super::{Entrance, StartError, Tls};
 use crate::{
     journal::Journal,
@@ -44,6 +45,7 @@ struct Mailbox {
     journal: Journal,
     metrics: Arc<Metrics>,
     known: Known,
+    under_way: UnderWay,
     commits: Arc<Semaphore>,
     /// Whole messages that are not yet in the journal.
     pending: IntGauge,
@@ -101,6 +103,7 @@ pub async fn start(
     let pending = metrics.pending_copies.with_label_values(&[&options.name]);
     let mailbox = Arc::new(Mailbox {
         known: Known::new(options.limits.known_messages),
+        under_way: UnderWay::default(),
         commits: Arc::new(Semaphore::new(COMMITS_MAX)),
         pending,
         options,

@@ -323,8 +323,11 @@ impl Splice {
         let mut read = Vec::new();
         let shown = self.hand_on(side, buffer, from, to, &mut read).await;
         // Nobody waits for those: the other side hears all of it first.
-        for ended in read {
-            Box::pin(self.copies.commit(ended)).await;
+        if !read.is_empty() {
+            let too_late = self.copies.too_late();
+            for ended in read {
+                Box::pin(self.copies.commit(ended, too_late)).await;
+            }
         }
         shown
     }
@@ -382,6 +385,11 @@ impl Splice {
                         });
                     }
                 }
+                Some(Step::Settle) if self.copies.are_settled() => {}
+                Some(Step::Settle) => {
+                    on.flush().await?;
+                    Box::pin(self.copies.settled()).await;
+                }
                 // Boxed, where something is waited for: an idle session should be small.
                 Some(Step::Content { copy, bytes }) => {
                     if !self.copies.write_held(copy, &bytes) {
@@ -392,7 +400,8 @@ impl Splice {
                     let ended = self.copies.end(copy, found, self.watcher.lock().place());
                     match ended {
                         Some(ended) if ended.is_saved() => {
-                            Box::pin(self.copies.commit(ended)).await;
+                            let too_late = self.copies.too_late();
+                            Box::pin(self.copies.commit(ended, too_late)).await;
                         }
                         ended => read.extend(ended),
                     }
@@ -442,6 +451,7 @@ impl Splice {
             Step::Pass(_)
             | Step::Say(_)
             | Step::Reply(_)
+            | Step::Settle
             | Step::StartTls { .. }
             | Step::Login { .. }
             | Step::Content { .. }

@@ -11,7 +11,8 @@ use super::{
     Verdict, Watcher,
     command::{self, Authenticating, Command, Kind},
     lexis::{Literal, NAME_BYTES_MAX, split_word},
-    line::{Line, Whole},
+    line::{LINE_BYTES_MAX, Line, Whole},
+    removing::{Deed, deed},
     saving::Role,
 };
 use crate::{
@@ -34,6 +35,8 @@ pub(super) struct Client {
     line: Line,
     /// The line under way was answered when it was so long: its end alone may follow.
     answered: Option<usize>,
+    /// The line under way may go on: [`Step::Settle`] was told before it.
+    pub(super) is_settled: bool,
     unfinished: Unfinished,
     serial: u32,
     /// LOGIN with its name in a literal: what is with the server already, and what is held back.
@@ -89,6 +92,17 @@ impl Client {
         matches!(self.state, State::Line | State::Idle) && self.line.kept.is_empty()
     }
 
+    /// May the line that goes on with `piece` be a command that removes? Only as long as nothing of it was handed on.
+    fn may_remove(&self, piece: &[u8]) -> bool {
+        let Line { kept, passed, .. } = &self.line;
+        let begins = matches!(self.state, State::Line) && *passed == 0;
+        begins
+            && matches!(
+                deed(kept.iter().chain(piece).copied()),
+                None | Some(Deed::Removes)
+            )
+    }
+
     /// Nothing of a command is still to come.
     pub(super) fn has_said_all(&self) -> bool {
         matches!(self.state, State::Line) && self.line.kept.is_empty()
@@ -127,12 +141,20 @@ impl Watcher {
     }
 
     fn client_piece(&mut self, piece: &[u8]) -> Move {
+        let may_remove = self.client.may_remove(piece);
+        let is_released = self.client.line.kept.len() + piece.len() > LINE_BYTES_MAX;
+        if may_remove
+            && is_released
+            && let Some(first) = self.settle_first()
+        {
+            return first;
+        }
         let withholds = self.withholds_logins();
         let line = &mut self.client.line;
         let before = line.kept.len();
         line.add(piece);
         let is_held = match self.client.state {
-            State::Line => line.passed == 0 && command::is_held(&line.kept),
+            State::Line => line.passed == 0 && (may_remove || command::is_held(&line.kept)),
             State::Sasl => true,
             _ => false,
         };
@@ -149,6 +171,12 @@ impl Watcher {
     }
 
     fn client_line(&mut self, piece: &[u8]) -> Move {
+        if self.client.may_remove(piece)
+            && let Some(first) = self.settle_first()
+        {
+            return first;
+        }
+        self.client.is_settled = false;
         let mut line = std::mem::take(&mut self.client.line);
         let unsaid = line.unsaid().to_vec();
         let before = line.mark();
@@ -534,7 +562,7 @@ impl Watcher {
             return false;
         }
         let (of, kind) = command::parse(&line.kept);
-        let is_it = of == tag && matches!(kind, Kind::Other);
+        let is_it = of == tag && matches!(kind, Kind::Show | Kind::Other);
         if is_it {
             client.answered = Some(line.kept.len());
         }

@@ -2,6 +2,7 @@
 
 use super::{
     lexis::{Token, Tokens, is, name, split_word},
+    removing::{Deed, deed},
     saving::Saving,
 };
 use crate::{
@@ -36,6 +37,8 @@ pub(super) enum Kind {
     Copy,
     /// Cyrus's SYNCAPPLY and what else a replica is fed by.
     Replicate,
+    /// FETCH: whole messages may come.
+    Show,
     Other,
 }
 
@@ -62,6 +65,10 @@ pub(super) struct Selecting {
 pub(super) fn parse(text: &[u8]) -> (&[u8], Kind) {
     let (tag, rest) = split_word(text);
     let (verb, rest) = split_word(rest);
+    let other = || match deed(text.iter().copied().chain(*b"\n")) {
+        Some(Deed::Shows) => Kind::Show,
+        _ => Kind::Other,
+    };
     let kind = match verb.to_ascii_uppercase().as_slice() {
         b"LOGIN" => Kind::Login(name(Tokens(rest).next())),
         b"AUTHENTICATE" => {
@@ -94,10 +101,10 @@ pub(super) fn parse(text: &[u8]) -> (&[u8], Kind) {
             match verb.to_ascii_uppercase().as_slice() {
                 b"REPLACE" => save(rest, true),
                 b"COPY" | b"MOVE" => Kind::Copy,
-                _ => Kind::Other,
+                _ => other(),
             }
         }
-        _ => Kind::Other,
+        _ => other(),
     };
     (tag, kind)
 }

@@ -40,6 +40,10 @@ pub enum Seen {
     },
     Authenticated(Option<Vec<u8>>),
     StartTls,
+    Settle {
+        /// So many bytes the server had heard by then.
+        heard: usize,
+    },
     Begun(Message),
     Committed {
         message: Message,
@@ -58,7 +62,9 @@ impl Seen {
     /// Without what has been heard by then: of a line that is not whole it is less or more.
     fn timeless(&self) -> Self {
         let mut seen = self.clone();
-        if let Self::Login { heard, .. } | Self::Committed { heard, .. } = &mut seen {
+        if let Self::Login { heard, .. } | Self::Settle { heard } | Self::Committed { heard, .. } =
+            &mut seen
+        {
             *heard = 0;
         }
         seen
@@ -128,6 +134,14 @@ impl Session {
             Step::Pass(bytes) => return ahead.extend_from_slice(bytes),
             Step::Say(bytes) => return ahead.extend(bytes),
             Step::Reply(bytes) => return self.reply(bytes),
+            Step::Settle => {
+                assert!(from_client, "nothing that a server says removes anything");
+                let is_all_said = self.watcher.server.is_between_lines() || self.watcher.blind;
+                assert!(is_all_said, "a message may be on its way");
+                Seen::Settle {
+                    heard: self.to_server.len(),
+                }
+            }
             Step::StartTls { reply } => {
                 self.reply(reply);
                 self.watcher.secured();
@@ -234,7 +248,7 @@ impl Talk {
         // A name that the server had to ask for is told when the client is next attended to.
         let parted = |session: &Session| -> (Vec<Seen>, Vec<Seen>) {
             let seen = session.seen.iter().map(Seen::timeless);
-            seen.partition(|seen| matches!(seen, Seen::Login { .. }))
+            seen.partition(|seen| matches!(seen, Seen::Login { .. } | Seen::Settle { .. }))
         };
         assert_eq!(parted(&whole), parted(session));
         assert_eq!(whole.replies, session.replies);

@@ -20,6 +20,7 @@ mod lexis;
 mod line;
 mod opening;
 mod reading;
+mod removing;
 mod saving;
 mod server;
 
@@ -109,6 +110,8 @@ pub struct Watcher {
 #[derive(Debug, Default)]
 struct Out {
     steps: VecDeque<Step<'static>>,
+    /// [`Step::Settle`], before them: it is told without a queue.
+    settle: bool,
     /// So many of the next bytes were read already and are to be passed on.
     due: usize,
 }
@@ -173,8 +176,11 @@ impl Watcher {
         let mut passed = 0;
         loop {
             let out = self.out(from);
-            if passed > 0 && (input.is_empty() || !out.steps.is_empty()) {
+            if passed > 0 && (input.is_empty() || out.settle || !out.steps.is_empty()) {
                 return Some(Step::Pass(&start[..passed]));
+            }
+            if std::mem::take(&mut out.settle) {
+                return Some(Step::Settle);
             }
             if let Some(step) = out.steps.pop_front() {
                 if out.steps.is_empty() {
@@ -271,6 +277,8 @@ impl Watcher {
     fn lost(&mut self, from: Side, reason: &'static str) {
         if !self.blind {
             self.blind = true;
+            // What comes now may remove what was copied up to here.
+            self.to_server.settle = true;
             self.copies = 0;
             self.commands = VecDeque::new();
             self.place.folder = None;

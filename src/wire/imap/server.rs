@@ -400,6 +400,7 @@ impl Watcher {
             | Kind::Idle
             | Kind::Id
             | Kind::Replicate
+            | Kind::Show
             | Kind::Other => {}
         }
     }

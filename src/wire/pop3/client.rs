@@ -15,7 +15,7 @@ const COMMAND_BYTES_MAX: usize = 64;
 const VERB_BYTES_MAX: usize = 8;
 
 /// Commands that are handed on whole, if at all.
-const WHOLE: [&[u8]; 5] = [b"USER", b"APOP", b"AUTH", b"STLS", b"XCLIENT"];
+const WHOLE: [&[u8]; 6] = [b"USER", b"APOP", b"AUTH", b"STLS", b"XCLIENT", b"QUIT"];
 
 // To a login that is withheld (RFC 3206 section 4), where we have a certificate, and where we have none.
 const USE_TLS: &str = "[AUTH] Passwords are not taken without TLS: say STLS first";
@@ -45,6 +45,8 @@ enum Verdict {
     Later,
     Refuse(&'static str),
     StartTls,
+    /// Once the copies are settled.
+    Settle,
 }
 
 impl Watcher {
@@ -75,6 +77,13 @@ impl Watcher {
             LineEnd::TooLong if self.is_withheld(unseen) => {
                 self.saying = Saying::Withheld;
                 Heard::More
+            }
+            LineEnd::TooLong if self.is_quit(unseen) && !self.is_alone() => {
+                self.client.pass(input).into()
+            }
+            LineEnd::TooLong if self.is_quit(unseen) && !mem::take(&mut self.is_settled) => {
+                self.is_settled = true;
+                Heard::Step(Step::Settle)
             }
             LineEnd::Awaited | LineEnd::TooLong => {
                 let mut kept = Vec::new();
@@ -131,6 +140,23 @@ impl Watcher {
         }
     }
 
+    /// Is all before the line at hand handed on, and answered?
+    fn is_alone(&self) -> bool {
+        self.is_quiet() && self.client.seen == 0
+    }
+
+    /// Does what is held, and this behind it, begin with QUIT (RFC 1939 section 6: that removes what was marked)?
+    fn is_quit(&self, unseen: &[u8]) -> bool {
+        let begun = self.client.held.iter().chain(unseen).copied();
+        let mut words = begun.skip_while(u8::is_ascii_whitespace);
+        let is_it = b"QUIT".iter().all(|letter| {
+            let next = words.next();
+            next.is_some_and(|byte| byte.eq_ignore_ascii_case(letter))
+        });
+        let ends = words.next().is_some_and(|byte| byte.is_ascii_whitespace());
+        is_it && ends && !self.is_answer()
+    }
+
     /// Is it the server that asked, in a dialogue?
     fn is_answer(&self) -> bool {
         matches!(self.awaited.back(), Some(Awaited::Auth(auth)) if auth.is_prompted)
@@ -185,6 +211,10 @@ impl Watcher {
                 self.client.held.truncate(held);
                 return self.client.pass(input).into();
             }
+            Verdict::Settle => {
+                self.client.held.truncate(held);
+                return Heard::Step(Step::Settle);
+            }
             Verdict::Refuse(_) | Verdict::StartTls => {}
         }
         // All before it was handed on, and answered.
@@ -210,14 +240,14 @@ impl Watcher {
             return Verdict::Pass;
         }
         let (verb, argument) = words(line);
-        // These are not asked for beside others: another server, TLS or we are to answer them.
+        // These are not asked for beside others: another server, TLS or we are to answer them; and QUIT, which removes.
         let is_withheld = self.withholds_logins() && shows_secret(&verb, argument);
         let is_alone = is_withheld
             || matches!(
                 verb.as_slice(),
-                b"USER" | b"APOP" | b"AUTH" | b"STLS" | b"XCLIENT" | b""
+                b"USER" | b"APOP" | b"AUTH" | b"STLS" | b"XCLIENT" | b"QUIT" | b""
             );
-        if is_alone && !(self.is_quiet() && self.client.seen == 0) {
+        if is_alone && !self.is_alone() {
             return Verdict::Later;
         }
         match verb.as_slice() {
@@ -226,6 +256,10 @@ impl Watcher {
             b"XCLIENT" => return Verdict::Refuse("XCLIENT is not for clients"),
             b"STLS" if self.offers_stls() => return Verdict::StartTls,
             b"STLS" => return Verdict::Refuse("STLS is not available now"),
+            b"QUIT" if !mem::take(&mut self.is_settled) => {
+                self.is_settled = true;
+                return Verdict::Settle;
+            }
             b"USER" => {
                 self.named = name(argument);
                 self.login(self.named.clone());

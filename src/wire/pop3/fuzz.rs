@@ -20,6 +20,8 @@ pub struct Outcome {
     pub replies: Vec<u8>,
     /// The copies that were committed, with the ids of their messages.
     pub copies: Vec<(Option<String>, Vec<u8>)>,
+    /// For each settling how many bytes the server had heard, and how many copies were committed.
+    pub settled: Vec<(usize, usize)>,
     /// All other steps, in their order, as text.
     pub told: Vec<String>,
     /// Neither handed on nor answered: each side's last line, if it is not whole, and what waits for the server.
@@ -35,6 +37,7 @@ impl std::fmt::Debug for Outcome {
         for (uidl, copy) in &self.copies {
             writeln!(f, "copy      {uidl:?} {}", copy.escape_ascii())?;
         }
+        writeln!(f, "settled   {:?}", self.settled)?;
         for told in &self.told {
             writeln!(f, "told      {told}")?;
         }
@@ -211,6 +214,12 @@ impl Carrier {
             }
             Step::Say(bytes) => heard.extend_from_slice(&bytes),
             Step::Reply(bytes) => outcome.replies.extend_from_slice(&bytes),
+            Step::Settle => {
+                assert_eq!(side, Side::Client);
+                assert_eq!(self.open, None, "a message is on its way");
+                let heard = outcome.to_server.len();
+                outcome.settled.push((heard, outcome.copies.len()));
+            }
             Step::Uncopied => unreachable!("nothing is saved by POP3"),
             Step::Begin { copy, message } => {
                 assert_eq!(copy, CopyId(0));

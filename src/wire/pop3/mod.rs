@@ -5,6 +5,8 @@
 //! know), they wait for that; a thousand commands may be under way, and the next waits. An answer of a command that we do
 //! not know has a list where bytes follow it and nothing else is awaited, or where they begin no reply.
 //!
+//! QUIT waits until all else is answered, and then until the copies are settled: it removes what DELE has marked.
+//!
 //! What is changed: CAPA, the greeting's `[XCLIENT]`, and three commands that the server never sees, since they are ours
 //! to answer: STLS; XCLIENT, for the server would believe it; and a line without a command, which some servers answer
 //! and some do not. So are logins that show their secret on a leg without TLS, where [`Rules`] say so.
@@ -74,6 +76,8 @@ pub struct Watcher {
     server: Lane,
     saying: Saying,
     reading: Reading,
+    /// QUIT may go on: [`Step::Settle`] was told before it.
+    is_settled: bool,
     /// Commands whose replies are to come, and the greeting.
     awaited: VecDeque<Awaited>,
 
@@ -142,6 +146,7 @@ impl Watcher {
             server: Lane::default(),
             saying: Saying::default(),
             reading: Reading::default(),
+            is_settled: false,
             awaited: VecDeque::from([Awaited::Greeting]),
             named: None,
             uidls: Uidls::default(),
@@ -149,9 +154,9 @@ impl Watcher {
         }
     }
 
-    /// Has the server nothing to say?
+    /// Has the server nothing to say, and was all done that it has said?
     fn is_quiet(&self) -> bool {
-        self.awaited.is_empty() && self.reading.is_between()
+        self.awaited.is_empty() && self.reading.is_between() && self.server.steps.is_empty()
     }
 
     /// STLS belongs before the login (RFC 2595 section 4).
@@ -348,7 +353,6 @@ mod tests {
              C: RETR 1
              C: TOP 1 0
              C: DELE 1
-             C: QUIT
              S: +OK 200 octets
              S: Subject: dots
              S:
@@ -364,6 +368,7 @@ mod tests {
              S: Subject: one
              S: .
              S: +OK
+             C: QUIT
              S: +OK",
         );
         let second = b"Subject: dots\r\n\r\n.\r\n..two\r\n+OK no reply\r\n".to_vec();

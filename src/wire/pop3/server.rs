@@ -333,6 +333,8 @@ impl Watcher {
 
     fn lose(&mut self, reason: &'static str) {
         self.lost = true;
+        // What comes now may remove what was copied up to here.
+        self.client.steps.push_back(Step::Settle);
         self.server.steps.push_back(Step::Lost { reason });
     }
 }
