@@ -2,9 +2,6 @@
 //!
 //! Whether a line that announced a literal is followed by it or by a new command is for the server to say: till then
 //! nothing more of the client is read. A line that may name the user is held back until that is known.
-//!
-//! A login that is withheld is read to its end, and its literals with it where they come without leave; where one waits for
-//! leave, our NO stands in its place.
 
 use super::{
     COMMANDS, COMMANDS_MAX, COPIES_AT_ONCE, LITERAL, Move, REPLICATION, REPLY, Side, TAG_BYTES_MAX,
@@ -20,16 +17,9 @@ use crate::{
     wire::watch::{CopyId, Message, Step},
 };
 
-// To a login that is withheld (RFC 5530 section 3), where we have a certificate, and where we have none.
-const USE_TLS: &[u8] =
-    b" NO [PRIVACYREQUIRED] Passwords are not taken without TLS: say STARTTLS first\r\n";
-const NO_TLS: &[u8] =
-    b" NO [PRIVACYREQUIRED] Passwords are not taken without TLS, and there is none here: \
-    the operator must set certificate\r\n";
-
 #[derive(Debug, Default)]
 pub(super) struct Client {
-    state: State,
+    pub(super) state: State,
     /// The server's `+` decides what the next bytes are.
     awaits: bool,
     line: Line,
@@ -42,11 +32,11 @@ pub(super) struct Client {
     /// LOGIN with its name in a literal: what is with the server already, and what is held back.
     name: Option<Box<Name>>,
     /// The tag of the command under way, where the server hears nothing of it.
-    withheld: Option<Box<[u8]>>,
+    pub(super) withheld: Option<Box<[u8]>>,
 }
 
 #[derive(Debug, Default)]
-enum State {
+pub(super) enum State {
     /// A command's first line.
     #[default]
     Line,
@@ -61,7 +51,7 @@ enum State {
 }
 
 #[derive(Debug)]
-enum Sink {
+pub(super) enum Sink {
     Skip,
     Copy(CopyId),
     Folder(Vec<u8>),
@@ -209,7 +199,7 @@ impl Watcher {
         self.settle(Side::Client, verdict, unsaid, piece)
     }
 
-    fn step(&mut self, step: Step<'static>) {
+    pub(super) fn step(&mut self, step: Step<'static>) {
         self.to_server.steps.push_back(step);
     }
 
@@ -303,49 +293,6 @@ impl Watcher {
             None => self.literal_follows(literal),
         }
         verdict
-    }
-
-    /// A line of a login that is withheld, which is ours to answer at its end.
-    fn withhold(&mut self, tag: &[u8], whole: &Whole<'_>) -> Verdict {
-        // What may be a literal and may be none is none: the server, who could think otherwise, does not hear it.
-        let literal = whole.literal.unwrap_or_default();
-        if let Some(literal) = literal.filter(|literal| !literal.waits) {
-            self.client.withheld = Some(tag.into());
-            self.client.state = State::Literal {
-                left: literal.bytes,
-                sink: Sink::Nowhere,
-            };
-            self.end_literal();
-            return Verdict::Swallow;
-        }
-        if !self.may_answer() {
-            return Verdict::Wait;
-        }
-        self.client.withheld = None;
-        self.client.state = State::Line;
-        let why = match self.rules.starttls {
-            true => USE_TLS,
-            false => NO_TLS,
-        };
-        self.step(Step::Reply([tag, why].concat()));
-        Verdict::Swallow
-    }
-
-    /// Ours to answer; the handshake comes right behind the reply.
-    fn starttls(&mut self, tag: &[u8]) -> Verdict {
-        if !self.may_answer() {
-            return Verdict::Wait;
-        }
-        let reply = |text: &str| [tag, text.as_bytes()].concat();
-        let step = if self.rules.starttls && !self.secured && !self.authenticated {
-            Step::StartTls {
-                reply: reply(" OK Begin TLS negotiation now\r\n"),
-            }
-        } else {
-            Step::Reply(reply(" BAD STARTTLS is not offered here\r\n"))
-        };
-        self.step(step);
-        Verdict::Swallow
     }
 
     /// The text of a command behind a literal of it.
@@ -479,7 +426,7 @@ impl Watcher {
     }
 
     /// If it is at its end, and not still awaited.
-    fn end_literal(&mut self) {
+    pub(super) fn end_literal(&mut self) {
         if self.client.awaits || !matches!(self.client.state, State::Literal { left: 0, .. }) {
             return;
         }

@@ -19,6 +19,7 @@ pub mod fuzz;
 mod lexis;
 mod line;
 mod opening;
+mod ours;
 mod reading;
 mod removing;
 mod saving;
