@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use super::{
     frontend::{
-        Upstream, any_address, complain_of_haste, complain_of_none, complain_of_self,
-        read_identity, read_socket_file, read_tls_implicit, read_upstream,
+        Upstream, complain_of_haste, complain_of_none, complain_of_self, read_identity,
+        read_socket_file, read_tls_implicit, read_upstream,
     },
     section::Section,
 };
@@ -49,23 +49,30 @@ pub(super) fn read_mailbox(
     complain_of_self(&mut section, listen.as_ref(), upstream.as_ref());
     let identity = read_identity(&mut section);
     let tls_implicit = read_tls_implicit(&mut section, identity.as_ref());
-    let frontend = MailboxFrontend {
-        protocol,
-        socket_file: read_socket_file(&mut section),
-        upstream_map: section.path("upstream_map"),
-        allowed: section.optional("allowed_networks"),
-        proxy_protocol_from: section.optional("proxy_protocol_from"),
-        tell_client: read_tell_client(&mut section, protocol),
-        tls_implicit,
-        auth_allow_cleartext: section.or("auth_allow_cleartext", false),
-        limits: read_limits(&mut section),
-        name: name.clone().unwrap_or_default(),
-        listen: listen.clone().unwrap_or_else(any_address),
-        upstream: upstream?,
-        identity,
-    };
+    let socket_file = read_socket_file(&mut section);
+    let upstream_map = section.path("upstream_map");
+    let allowed = section.optional("allowed_networks");
+    let proxy_protocol_from = section.optional("proxy_protocol_from");
+    let tell_client = read_tell_client(&mut section, protocol);
+    let auth_allow_cleartext = section.or("auth_allow_cleartext", false);
+    let limits = read_limits(&mut section);
+    // All was asked for: what is missing hides no other fault.
     section.finish();
-    (name.is_some() && listen.is_some()).then_some(frontend)
+    Some(MailboxFrontend {
+        name: name?,
+        protocol,
+        listen: listen?,
+        socket_file,
+        upstream: upstream?,
+        upstream_map,
+        allowed,
+        proxy_protocol_from,
+        tell_client,
+        identity,
+        tls_implicit,
+        auth_allow_cleartext,
+        limits,
+    })
 }
 
 fn read_tell_client(section: &mut Section<'_>, protocol: Protocol) -> TellMailbox {
@@ -141,6 +148,16 @@ mod tests {
                 refused.contains("frontend.auth_allow_cleartext"),
                 "{refused}"
             );
+        }
+    }
+
+    #[test]
+    fn what_is_missing_hides_no_other_fault() {
+        let text = "[vault]\n[[frontend]]\nname = 'f'\nprotocol = 'imap'\nlisten = '127.0.0.1:10143'\nupstraem = 'a:143'\n";
+        let refused = Config::parse(Path::new("m.toml"), text, &|_| None).unwrap_err();
+        let refused = refused.to_string();
+        for key in ["frontend.upstream", "frontend.upstraem"] {
+            assert!(refused.contains(key), "{refused}");
         }
     }
 }
