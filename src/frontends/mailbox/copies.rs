@@ -1,8 +1,8 @@
 //! The copies that one session makes of what passes.
 //!
 //! A message that the client saves is durable before the client hears that it is safe; a message that the client reads is
-//! copied behind its back, where it is not known already, and durable before the client can remove it. A copy that comes to nothing is a gap, counted and logged, and
-//! never the session's trouble.
+//! copied behind its back, where it is not known already, and durable before the client can remove it. A copy that comes
+//! to nothing is a gap, counted and logged, and never the session's trouble.
 
 use std::sync::{Arc, atomic::Ordering};
 
