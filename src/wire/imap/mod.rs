@@ -4,6 +4,8 @@
 //! are content if they are a message. What a line means is decided by who says it and by its first words, never by its
 //! end alone: free text may look like a literal. Commands are remembered by their tags until they are answered.
 //!
+//! A command that removes messages waits for the answers of those before it that show them: see `removing`.
+//!
 //! Changed are capabilities, STARTTLS and one wish of Dovecot's proxies; all else is handed on byte for byte. It never
 //! asks the server anything. Where both peers may read a line differently from us, it is [`Step::Lost`].
 //!
@@ -279,7 +281,7 @@ impl Watcher {
         if !self.blind {
             self.blind = true;
             // What comes now may remove what was copied up to here.
-            self.to_server.settle = true;
+            self.to_server.steps.push_back(Step::Settle);
             self.copies = 0;
             self.commands = VecDeque::new();
             self.place.folder = None;
