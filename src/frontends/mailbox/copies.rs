@@ -7,7 +7,10 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use parking_lot::Mutex;
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout_at},
+};
 use tracing::{info, warn};
 
 use super::{
@@ -16,7 +19,7 @@ use super::{
     pending::{Pending, Unsettled},
 };
 use crate::{
-    frontends::copy::{self, Part, Seen, Whole},
+    frontends::copy::{self, Part, Seen},
     journal::{Captured, JournalError},
     message::{Acceptance, CaptureId, Fidelity, Origin, Placement, UnixMillis, WireText},
     wire::watch::{CopyId, Form, Found, Message, Place},
@@ -324,9 +327,47 @@ impl Copies {
         Instant::now() + self.mailbox.options.limits.capture
     }
 
-    /// Of a message that was saved the copy is durable when this returns, or there is a gap. One that was read is copied
-    /// by a task of its own, and is a gap if that has not come to its end at `too_late`.
-    pub(super) async fn commit(&self, ended: Ended, too_late: Instant) {
+    /// Of a message that was saved the copy is durable when this returns, or there is a gap.
+    pub(super) async fn commit_saved(&self, ended: Ended) {
+        let too_late = self.too_late();
+        if let Some((made, part, placement)) = self.make(ended) {
+            made.commit(part, placement, too_late).await;
+        }
+    }
+
+    /// One that was read is copied by a task of its own, which outlives the session, and is a gap if that has not come to
+    /// its end at `too_late`. Where too many are on their way, what is returned waits until this one begins.
+    pub(super) fn commit_read(
+        &self,
+        ended: Ended,
+        too_late: Instant,
+    ) -> Option<oneshot::Receiver<()>> {
+        let (made, part, placement) = self.make(ended)?;
+        let tasks = &self.mailbox.tasks;
+        let commits = self.mailbox.commits.clone();
+        if let Ok(room) = commits.clone().try_acquire_owned() {
+            tasks.spawn(async move {
+                made.commit(part, placement, too_late).await;
+                drop(room);
+            });
+            return None;
+        }
+        let (begins, begun) = oneshot::channel();
+        tasks.spawn(async move {
+            match timeout_at(too_late, commits.acquire_owned()).await {
+                Ok(room) => {
+                    drop(begins);
+                    made.commit(part, placement, too_late).await;
+                    drop(room);
+                }
+                Err(_) => made.fail(&Uncopied::Late),
+            }
+        });
+        Some(begun)
+    }
+
+    /// None: it is known.
+    fn make(&self, ended: Ended) -> Option<(Made, Part, Placement)> {
         let Copying {
             name,
             is_saved,
@@ -347,7 +388,8 @@ impl Copies {
         let known = &self.mailbox.known;
         let mut names = [number, key].into_iter().flatten();
         if !is_saved && let Some(key) = names.find(|&key| known.has(key)) {
-            return self.knows(key);
+            self.knows(key);
+            return None;
         }
         // Before there is one: two sessions that read it at the same time make one copy.
         if let Some(key) = key {
@@ -363,20 +405,7 @@ impl Copies {
             form,
             _pending: pending,
         };
-        if is_saved {
-            return Box::pin(made.commit(part.finish(), placement, too_late)).await;
-        }
-        let room = self.mailbox.commits.clone().acquire_owned();
-        match timeout_at(too_late, room).await {
-            Ok(room) => {
-                let commit = async move {
-                    made.commit(part.finish(), placement, too_late).await;
-                    drop(room);
-                };
-                self.mailbox.tasks.spawn(commit);
-            }
-            Err(_) => made.fail(&Uncopied::Late),
-        }
+        Some((made, part, placement))
     }
 
     fn count(&self, outcome: &'static str) {
@@ -418,7 +447,8 @@ struct Made {
 }
 
 impl Made {
-    async fn commit(self, whole: Whole, placement: Placement, too_late: Instant) {
+    async fn commit(self, part: Part, placement: Placement, too_late: Instant) {
+        let whole = part.finish();
         let began = Instant::now();
         let options = &self.mailbox.options;
         let bytes = whole.bytes();

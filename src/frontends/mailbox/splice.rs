@@ -325,8 +325,11 @@ impl Splice {
         // Nobody waits for those: the other side hears all of it first.
         if !read.is_empty() {
             let too_late = self.copies.too_late();
-            for ended in read {
-                Box::pin(self.copies.commit(ended, too_late)).await;
+            // All of them, before anything is waited for: what passed has its copy though the session may end meanwhile.
+            let begin = |ended| self.copies.commit_read(ended, too_late);
+            let waits: Vec<_> = read.into_iter().filter_map(begin).collect();
+            for begun in waits {
+                let _ = begun.await;
             }
         }
         shown
@@ -400,8 +403,7 @@ impl Splice {
                     let ended = self.copies.end(copy, found, self.watcher.lock().place());
                     match ended {
                         Some(ended) if ended.is_saved() => {
-                            let too_late = self.copies.too_late();
-                            Box::pin(self.copies.commit(ended, too_late)).await;
+                            Box::pin(self.copies.commit_saved(ended)).await;
                         }
                         ended => read.extend(ended),
                     }

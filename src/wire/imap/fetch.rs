@@ -140,13 +140,13 @@ impl Fetch {
                     return (at, Some(Event::Begin));
                 }
                 (At::Content, b'\\') => self.at = At::ContentEscape,
-                (_, b'\r') => {}
                 (At::Content, _) => {
-                    let ends = |b: &u8| matches!(b, b'"' | b'\\' | b'\r' | b'\n');
+                    let ends = |b: &u8| matches!(b, b'"' | b'\\' | b'\n');
                     let run = bytes[at..].iter().position(ends);
                     return (at, Some(Event::Content(run.unwrap_or(bytes.len() - at))));
                 }
                 (At::ContentEscape, _) => return (at, Some(Event::Content(1))),
+                (_, b'\r') => {}
                 _ => {
                     if self.byte(byte) {
                         return (at + 1, Some(Event::End));
@@ -442,6 +442,9 @@ mod tests {
             assert_eq!(fetch.uid, Some(1));
             assert_eq!(seen, [Event::Begin, Event::End, Event::Over]);
         }
+        // No string may have one (RFC 9051 section 9), and it was said all the same.
+        let (content, ..) = read(b"(BODY[] \"\ra\\\r\r\")\r\n", 1);
+        assert_eq!(content, b"\ra\r\r");
         let (_, fetch, seen) = read(b"(BODY[] \"\" RFC822 NIL)\r\n", 1);
         assert!(!fetch.whole && !fetch.in_part);
         assert_eq!(seen, [Event::End, Event::Over]);
