@@ -7,6 +7,7 @@ use std::{
     path::Path,
     process::Command,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -14,7 +15,7 @@ use memchr::memmem;
 
 use crate::{
     interop_auth::hold_none_of,
-    kit::{ImapClient, Mail, MailServer, Mailtee, TestDir, mailbox::Kind},
+    kit::{ImapClient, Mail, MailServer, Mailtee, TestDir, mailbox::Kind, wait_until},
     mailbox_imap::{archive, before},
     mailbox_secure::to_server,
     mailbox_stuck::scripted,
@@ -253,7 +254,14 @@ fn a_mechanism_that_nobody_knows_passes_as_it_is() {
         let heard = client.line().expect("an answer");
         assert_eq!(String::from_utf8_lossy(&heard), answer);
     }
-    assert!(*heard.lock().expect("never poisoned") == said.as_bytes());
+    wait_until(
+        Duration::from_secs(20),
+        "the server has heard it all",
+        || {
+            let heard = heard.lock().expect("never poisoned");
+            (*heard == said.as_bytes()).then_some(())
+        },
+    );
     let message = b"Subject: x\r\n\r\n";
     let append = [b"b APPEND INBOX {14+}\r\n".as_slice(), message, b"\r\n"].concat();
     client.send(&append).expect("it listens");

@@ -258,3 +258,78 @@ fn who_ends_the_session_while_a_command_is_held_has_it_carried_out() {
         archive(&mailtee).one_with(&message(1), end);
     }
 }
+
+/// More messages in one answer than copies may be on their way.
+#[test]
+fn what_a_client_has_read_is_copied_though_it_leaves_while_the_disk_stalls() {
+    const MESSAGES: u32 = 400;
+    let server = MailServer::start(Kind::Dovecot, 1);
+    let mut direct = ImapClient::logged_in(server.imap(), &server.user(1));
+    let small = |number: u32| format!("Subject: {number}\r\n\r\nsmall\r\n").into_bytes();
+    for number in 0..MESSAGES {
+        let answer = direct.append("INBOX", "", &small(number));
+        assert!(answer.expect("an answer").is_ok());
+    }
+    let mailtee = before("imap", server.imap()).start();
+    let mut client = ImapClient::logged_in(mailtee.frontend, &server.user(1));
+    client.ok("SELECT INBOX");
+    let slow = SlowSyncs::of(&mailtee, FOR_EVER);
+    client
+        .send(b"a FETCH 1:* BODY.PEEK[]\r\n")
+        .expect("it listens");
+    client.set_patience(Duration::from_secs(3));
+    let mut read = Vec::new();
+    while let Ok(response) = client.response() {
+        read.push(response);
+    }
+    assert!(
+        read.len() > 256 && read.len() < MESSAGES as usize,
+        "reading waits for the disk: {} were shown",
+        read.len()
+    );
+    client.reset();
+    wait_until_all_ended(&mailtee);
+    drop(slow);
+    let archive = archive(&mailtee);
+    for number in 0..MESSAGES {
+        let message = small(number);
+        let is_read = read
+            .iter()
+            .any(|response| memchr::memmem::find(response, &message).is_some());
+        let is_copied = archive.copies.iter().any(|copy| copy.bytes == message);
+        assert!(is_copied || !is_read, "{number} was read");
+    }
+}
+
+/// More commands at once than are followed at once: they wait their turn, and what removes waits for all of them.
+#[test]
+fn however_much_is_asked_for_at_once_all_is_copied_before_it_is_removed() {
+    const MESSAGES: u32 = 100;
+    let server = MailServer::start(Kind::Dovecot, 1);
+    let mut direct = ImapClient::logged_in(server.imap(), &server.user(1));
+    for number in 0..MESSAGES {
+        let answer = direct.append("INBOX", "", &message(number));
+        assert!(answer.expect("an answer").is_ok());
+    }
+    let mailtee = before("imap", server.imap()).start();
+    let mut client = ImapClient::logged_in(mailtee.frontend, &server.user(1));
+    client.ok("SELECT INBOX");
+    let mut said: String = (0..1_500)
+        .map(|serial| format!("f{serial} FETCH {} BODY.PEEK[]\r\n", 1 + serial % MESSAGES))
+        .collect();
+    said += "s STORE 1:* +FLAGS.SILENT (\\Deleted)\r\ne EXPUNGE\r\n";
+    client.send(said.as_bytes()).expect("it listens");
+    for serial in 0..1_500 {
+        let answer = client.finish(&format!("f{serial}")).expect("an answer");
+        assert!(answer.is_ok(), "{}", answer.tagged);
+    }
+    for tag in ["s", "e"] {
+        assert!(client.finish(tag).expect("an answer").is_ok());
+    }
+    assert_eq!(outcomes(&mailtee, "captured"), f64::from(MESSAGES));
+    assert_eq!(left(&server), 0);
+    let archive = archive(&mailtee);
+    for number in 0..MESSAGES {
+        archive.one_with(&message(number), "what was read");
+    }
+}

@@ -157,6 +157,8 @@ impl Identify {
         let tls = identity.promised_tls();
         if tls == TlsMode::None {
             if !identity.is_settled {
+                let lines = block.lines().map(|line| format!("# {line}\n"));
+                block = lines.collect();
                 block.push_str("# it broke off before it had said whether it has TLS: ask again\n");
             }
             return Some((listen, block));
@@ -332,6 +334,7 @@ mod tests {
         found.kind = Kind::Imap;
         let (_, cut) = asked.block(&found).unwrap();
         assert!(cut.contains("# it broke off"), "{cut}");
+        assert!(cut.lines().all(|line| line.starts_with("# ")), "{cut}");
         found.is_settled = true;
         let (_, plain) = asked.block(&found).unwrap();
         assert!(

@@ -192,8 +192,13 @@ impl Identity {
         let mut offered = self.plain.iter().flat_map(|it| &it.all);
         let is_starttls =
             |it: &String| it.eq_ignore_ascii_case("STARTTLS") || it.eq_ignore_ascii_case("STLS");
+        let greets_with = |greeting: &String| {
+            let upper = greeting.to_ascii_uppercase();
+            upper.contains("[CAPABILITY ") && upper.contains(" STARTTLS")
+        };
+        let is_promised = offered.any(is_starttls) || self.greeting.iter().any(greets_with);
         match self.tls {
-            TlsMode::None if offered.any(is_starttls) => TlsMode::StartTls,
+            TlsMode::None if is_promised => TlsMode::StartTls,
             tls => tls,
         }
     }

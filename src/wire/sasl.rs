@@ -121,11 +121,24 @@ impl AuthWatch {
     }
 }
 
-/// Does this mechanism hand over the secret itself? Whoever listens has it then; others prove that they know it.
+/// May this mechanism hand over the secret itself? Whoever listens has it then. Those that are known to prove only that
+/// they know it do not.
 pub fn shows_secret(mechanism: &[u8]) -> bool {
-    let names = ["PLAIN", "LOGIN", "XOAUTH2", "OAUTHBEARER"];
-    let mut names = names.iter().map(|name| name.as_bytes());
-    names.any(|name| name.eq_ignore_ascii_case(mechanism))
+    const PROVING: [&[u8]; 7] = [
+        b"ANONYMOUS",
+        b"CRAM-MD5",
+        b"DIGEST-MD5",
+        b"EXTERNAL",
+        b"GSSAPI",
+        b"GSS-SPNEGO",
+        b"NTLM",
+    ];
+    let upper = mechanism.to_ascii_uppercase();
+    let is_scram = upper.strip_prefix(b"SCRAM-").is_some_and(|hash| {
+        let fits = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'-';
+        hash.iter().all(fits)
+    });
+    !is_scram && !PROVING.contains(&upper.as_slice())
 }
 
 /// Overwrites what may hold a secret, and empties it.

@@ -146,6 +146,13 @@ impl ImapClient {
         set.expect("a limit above zero");
     }
 
+    /// Gone, without a word.
+    pub fn reset(self) {
+        let socket = socket2::SockRef::from(self.leg.tcp());
+        let set = socket.set_linger(Some(Duration::ZERO));
+        set.expect("it is open");
+    }
+
     /// No more is said; what is still to come can be read.
     pub fn half_close(&mut self) -> io::Result<()> {
         self.leg.tcp().shutdown(Shutdown::Write)

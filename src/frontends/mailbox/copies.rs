@@ -284,7 +284,7 @@ impl Copies {
         }
     }
 
-    /// The message is in the mailbox. None: nothing is left to do; else it must be [committed](Self::commit).
+    /// The message is in the mailbox. None: nothing is left to do; else it must be [committed](Self::commit_saved).
     pub(super) fn end(&self, copy: CopyId, found: Found, place: &Place) -> Option<Ended> {
         match self.take(copy)? {
             Open::Copying(copying) => Some(Ended {

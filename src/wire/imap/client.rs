@@ -143,16 +143,16 @@ impl Watcher {
         let line = &mut self.client.line;
         let before = line.kept.len();
         line.add(piece);
+        // Whatever it is: only as a whole is it surely no login.
+        if withholds && matches!(self.client.state, State::Line) {
+            return Move::Take(piece.len());
+        }
         let is_held = match self.client.state {
             State::Line => line.passed == 0 && (may_remove || command::is_held(&line.kept)),
             State::Sasl => true,
             _ => false,
         };
-        let is_withheld = match self.client.state {
-            State::Line => is_held && withholds && command::shows_secret(&line.kept),
-            _ => self.client.withheld.is_some(),
-        };
-        if is_withheld || (is_held && !line.is_long()) {
+        if self.client.withheld.is_some() || (is_held && !line.is_long()) {
             return Move::Take(piece.len());
         }
         let unsaid = line.kept[line.passed..before].to_vec();
@@ -214,8 +214,11 @@ impl Watcher {
         if whole.text.is_empty() && whole.literal == Ok(None) {
             return Verdict::Forward;
         }
-        if self.withholds_logins() && command::shows_secret(whole.text) {
-            return self.withhold(split_word(whole.text).0, whole);
+        let is_one_line = !whole.long && whole.literal == Ok(None);
+        if self.withholds_logins() && !(is_one_line && command::passes_in_clear(whole.text)) {
+            let (tag, _) = split_word(whole.text);
+            let is_tag = tag.len() <= TAG_BYTES_MAX && command::is_tag(tag);
+            return self.withhold(if is_tag { tag } else { b"*" }, whole);
         }
         let Ok(literal) = whole.literal else {
             self.lost(Side::Client, LITERAL);
@@ -225,6 +228,9 @@ impl Watcher {
         if tag.len() > TAG_BYTES_MAX {
             self.lost(Side::Client, COMMANDS);
             return Verdict::Forward;
+        }
+        if self.commands.len() == COMMANDS_MAX {
+            return Verdict::Wait;
         }
         let mut verdict = Verdict::Forward;
         let mut dialogue = None;
@@ -266,11 +272,7 @@ impl Watcher {
                 }
                 dialogue = Some(State::Sasl);
             }
-            Kind::Idle if literal.is_none() => {
-                // It may stay there for hours.
-                self.server.forget_header();
-                dialogue = Some(State::Idle);
-            }
+            Kind::Idle if literal.is_none() => dialogue = Some(State::Idle),
             _ => {}
         }
         let serial = self.client.serial;
@@ -280,11 +282,8 @@ impl Watcher {
             serial,
             tag: tag.into(),
             kind,
+            doubted: !command::is_tag(tag),
         });
-        if self.commands.len() > COMMANDS_MAX {
-            self.lost(Side::Client, COMMANDS);
-            return verdict;
-        }
         match dialogue {
             Some(state) => {
                 self.client.state = state;
@@ -495,6 +494,10 @@ impl Watcher {
 
     /// The server said `+`: the next bytes are what it asked for.
     pub(super) fn continued(&mut self) {
+        if self.client.awaits && matches!(self.client.state, State::Idle) {
+            // It may stay there for hours.
+            self.server.forget_header();
+        }
         self.client.awaits = false;
         self.end_literal();
     }

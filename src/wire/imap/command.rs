@@ -17,6 +17,8 @@ pub(super) struct Command {
     pub(super) serial: u32,
     pub(super) tag: Box<[u8]>,
     pub(super) kind: Kind,
+    /// The server may have answered it without its tag: nothing waits for it.
+    pub(super) doubted: bool,
 }
 
 #[derive(Debug)]
@@ -115,19 +117,27 @@ fn save(rest: &[u8], replaces: bool) -> Kind {
     Kind::Save(Box::new(saving))
 }
 
-/// Does the command that begins so hand over its secret to whoever listens? A mechanism that is not named on this line
-/// may.
-pub(super) fn shows_secret(start: &[u8]) -> bool {
-    let (_, rest) = split_word(start);
+/// While logins are withheld: is this whole line surely none that hands over its secret? Before a login there are few
+/// commands, and servers read odd blanks and control characters each in a way of its own.
+pub(super) fn passes_in_clear(text: &[u8]) -> bool {
+    let (tag, rest) = split_word(text);
     let (verb, rest) = split_word(rest);
-    if is(verb, "AUTHENTICATE") {
-        let (mechanism, _) = split_word(rest.trim_ascii_start());
-        let mechanism = mechanism.trim_ascii_end();
-        let quoted = mechanism.strip_prefix(b"\"");
-        let mechanism = quoted.map_or(mechanism, |name| name.strip_suffix(b"\"").unwrap_or(name));
-        return mechanism.is_empty() || sasl::shows_secret(mechanism);
-    }
-    is(verb, "LOGIN")
+    let is_known = if is(verb, "AUTHENTICATE") {
+        let (mechanism, _) = split_word(rest);
+        !sasl::shows_secret(mechanism)
+    } else {
+        ["CAPABILITY", "ID", "LOGOUT", "NOOP", "STARTTLS"]
+            .iter()
+            .any(|name| is(verb, name))
+    };
+    is_known && is_tag(tag) && !text.iter().any(u8::is_ascii_control)
+}
+
+/// May a command have it (RFC 9051 section 9)? A server answers one of another with no tag, or with what reads as another
+/// response.
+pub(super) fn is_tag(tag: &[u8]) -> bool {
+    let fits = |byte: &u8| byte.is_ascii_graphic() && !b"+*(){%\"\\".contains(byte);
+    !tag.is_empty() && tag.iter().all(fits)
 }
 
 /// Must the line be whole before any of it is handed on? Its beginning may not say yet: then, too.
@@ -203,27 +213,41 @@ mod tests {
     }
 
     #[test]
-    fn logins_that_show_their_secret_are_told_from_others() {
-        for shown in [
+    fn only_what_is_surely_no_login_passes_in_clear() {
+        for withheld in [
             "a LOGIN anna secret",
             "a login {4+}",
             "a AUTHENTICATE PLAIN",
             "a authenticate xoauth2 dXNlcj1h",
             "a AUTHENTICATE  LOGIN",
             "a AUTHENTICATE \"OAUTHBEARER\" x",
+            "a AUTHENTICATE \"PL\\AIN\"",
+            "a AUTHENTICATE PLAIN\0",
+            "a AUTHENTICATE CRAM-MD5\rPLAIN",
             "a AUTHENTICATE ",
-        ] {
-            assert!(shows_secret(shown.as_bytes()), "{shown}");
-        }
-        for other in [
+            "a  LOGIN anna secret",
+            "a\tLOGIN anna secret",
+            "a NOOP\tLOGIN anna secret",
+            " a LOGIN anna secret",
+            "a \"LOGIN\" anna secret",
             "a LOGINS anna secret",
-            "a AUTHENTICATE SCRAM-SHA-256 PLAIN",
-            "a AUTHENTICATE \"CRAM-MD5\"",
-            "a AUTHENTICATE PLAINER",
+            "+ NOOP",
+            "a( NOOP",
+            "a SELECT x",
             "LOGIN",
-            "",
         ] {
-            assert!(!shows_secret(other.as_bytes()), "{other}");
+            assert!(!passes_in_clear(withheld.as_bytes()), "{withheld}");
+        }
+        for passes in [
+            "a AUTHENTICATE SCRAM-SHA-256 PLAIN",
+            "a authenticate cram-md5",
+            "a noop",
+            "a CAPABILITY",
+            "a ID (\"name\" \"LOGIN\")",
+            "a STARTTLS",
+            "a LOGOUT",
+        ] {
+            assert!(passes_in_clear(passes.as_bytes()), "{passes}");
         }
     }
 

@@ -163,7 +163,8 @@ impl Watcher {
     /// Is nothing of the server's to come before an answer of ours, and would it not fall into what the server is saying?
     fn may_answer(&self) -> bool {
         let server_is_quiet = self.server.is_between_lines() && self.to_client.is_empty();
-        self.blind || (self.greeted && self.commands.is_empty() && server_is_quiet)
+        let is_answered = self.commands.iter().all(|command| command.doubted);
+        self.blind || (self.greeted && is_answered && server_is_quiet)
     }
 
     fn out(&mut self, from: Side) -> &mut Out {

@@ -58,6 +58,8 @@ pub(super) struct Fetching {
     /// Of the literal that is passing, and what it is.
     left: u64,
     shown: Shown,
+    /// Of the header that the text at hand was joined to.
+    header_uid: Option<u32>,
 }
 
 impl Fetching {
@@ -69,6 +71,7 @@ impl Fetching {
             copy: None,
             left: 0,
             shown: Shown::Other,
+            header_uid: None,
         }
     }
 }
@@ -151,21 +154,26 @@ impl Watcher {
 
     /// `bytes` of a message, or of the text behind the header that is kept.
     fn begin_read(&mut self, bytes: Option<u64>) {
-        let copy = self.open_copy();
         let Server { mode, header, .. } = &mut self.server;
         let Mode::Fetch(fetching) = mode else {
             return;
         };
-        fetching.copy = copy;
-        let header = header
-            .take()
-            .filter(|_| fetching.fetch.form == Form::Joined);
-        let before = header.map_or_else(Vec::new, |header| {
-            fetching.fetch.uid = fetching.fetch.uid.or(header.uid);
-            header.bytes
-        });
-        let bytes = bytes.map(|bytes| bytes + before.len() as u64);
+        let is_joined = fetching.fetch.form == Form::Joined;
+        let header = header.take().filter(|_| is_joined);
+        let of_header = header.as_ref().and_then(|it| it.uid);
+        if is_joined && (header.is_none() || differ(fetching.fetch.uid, of_header)) {
+            fetching.fetch.in_part = true;
+            return;
+        }
+        fetching.fetch.uid = fetching.fetch.uid.or(of_header);
+        fetching.header_uid = of_header;
+        let before = header.map_or_else(Vec::new, |header| header.bytes);
         let (uid, form) = (fetching.fetch.uid, fetching.fetch.form);
+        let copy = self.open_copy();
+        if let Mode::Fetch(fetching) = &mut self.server.mode {
+            fetching.copy = copy;
+        }
+        let bytes = bytes.map(|bytes| bytes + before.len() as u64);
         let Some(copy) = copy else {
             return self.hint(Hint::Unseen);
         };
@@ -198,6 +206,9 @@ impl Watcher {
             }
             return;
         };
+        if differ(fetching.fetch.uid, fetching.header_uid) {
+            return self.drop_copy(Side::Server, copy);
+        }
         let found = Found {
             folder: self.place.folder.clone().unwrap_or_default(),
             uid: fetching.fetch.uid,
@@ -208,4 +219,9 @@ impl Watcher {
         self.close_copy();
         self.tell(Step::Commit { copy, found });
     }
+}
+
+/// Are both known, and of two messages?
+fn differ(one: Option<u32>, other: Option<u32>) -> bool {
+    one.zip(other).is_some_and(|(one, other)| one != other)
 }

@@ -100,7 +100,8 @@ impl Watcher {
             return None;
         }
         let mut commands = self.commands.iter();
-        let is_owed = commands.any(|it| matches!(it.kind, Kind::Show | Kind::Save(_)));
+        let is_owed =
+            commands.any(|it| !it.doubted && matches!(it.kind, Kind::Show | Kind::Save(_)));
         // A server may show messages unasked, too.
         if is_owed || !self.server.is_between_lines() || !self.to_client.is_empty() {
             return Some(Move::Wait);

@@ -284,6 +284,12 @@ impl Watcher {
 
     fn status(&mut self, whole: &Whole<'_>) {
         let (word, rest) = split_word(whole.text.get(2..).unwrap_or_default());
+        if is(word, "BAD") {
+            // To a line that the server took for no command, whichever that was.
+            for command in &mut self.commands {
+                command.doubted = true;
+            }
+        }
         if is(word, "PREAUTH") && self.commands.is_empty() && !self.authenticated {
             self.let_in(None);
         }
@@ -298,7 +304,10 @@ impl Watcher {
             let mut kinds = self.commands.iter_mut().map(|command| &mut command.kind);
             match kinds.find(|kind| matches!(kind, Kind::Select(_))) {
                 Some(Kind::Select(selecting)) => selecting.uid_validity = validity,
-                _ => self.place.uid_validity = validity,
+                _ => {
+                    self.server.forget_header();
+                    self.place.uid_validity = validity;
+                }
             }
         } else if is(name, "APPENDUID") {
             let mut kinds = self.commands.iter_mut().map(|command| &mut command.kind);
@@ -311,6 +320,7 @@ impl Watcher {
 
     fn let_in(&mut self, user: Option<WireText>) {
         self.authenticated = true;
+        self.server.forget_header();
         self.place.user.clone_from(&user);
         self.tell(Step::Authenticated { user });
     }

@@ -17,6 +17,11 @@ const VERB_BYTES_MAX: usize = 8;
 /// Commands that are handed on whole, if at all.
 const WHOLE: [&[u8]; 6] = [b"USER", b"APOP", b"AUTH", b"STLS", b"XCLIENT", b"QUIT"];
 
+/// While logins are withheld, these pass, and AUTH of a mechanism that shows no secret.
+const IN_CLEAR: [&[u8]; 8] = [
+    b"", b"CAPA", b"APOP", b"STLS", b"QUIT", b"NOOP", b"LANG", b"UTF8",
+];
+
 // To a login that is withheld (RFC 3206 section 4), where we have a certificate, and where we have none.
 const USE_TLS: &str = "[AUTH] Passwords are not taken without TLS: say STLS first";
 const NO_TLS: &str = "[AUTH] Passwords are not taken without TLS, and there is none here: the operator must set certificate";
@@ -74,7 +79,7 @@ impl Watcher {
         match self.client.line_end(input, LINE_BYTES_MAX) {
             LineEnd::At(end) => self.whole_line(input, end),
             LineEnd::Awaited if self.must_be_whole(unseen) => self.client.hold(input).into(),
-            LineEnd::TooLong if self.is_withheld(unseen) => {
+            LineEnd::TooLong if self.withholds_logins() && !self.is_answer() => {
                 self.saying = Saying::Withheld;
                 Heard::More
             }
@@ -120,17 +125,6 @@ impl Watcher {
         }
     }
 
-    /// Is this, behind what is held, the beginning of a login that is withheld?
-    fn is_withheld(&self, unseen: &[u8]) -> bool {
-        let begun = self.client.held.iter().chain(unseen);
-        let mut begun: Vec<u8> = begun.take(COMMAND_BYTES_MAX).copied().collect();
-        let (verb, argument) = words(&begun);
-        let is_withheld =
-            self.withholds_logins() && !self.is_answer() && shows_secret(&verb, argument);
-        wipe(&mut begun);
-        is_withheld
-    }
-
     /// What the client's next line is depends on what the server will say.
     fn must_wait(&self) -> bool {
         match self.awaited.back() {
@@ -147,14 +141,7 @@ impl Watcher {
 
     /// Does what is held, and this behind it, begin with QUIT (RFC 1939 section 6: that removes what was marked)?
     fn is_quit(&self, unseen: &[u8]) -> bool {
-        let begun = self.client.held.iter().chain(unseen).copied();
-        let mut words = begun.skip_while(u8::is_ascii_whitespace);
-        let is_it = b"QUIT".iter().all(|letter| {
-            let next = words.next();
-            next.is_some_and(|byte| byte.eq_ignore_ascii_case(letter))
-        });
-        let ends = words.next().is_some_and(|byte| byte.is_ascii_whitespace());
-        is_it && ends && !self.is_answer()
+        quits(self.client.held.iter().chain(unseen)) && !self.is_answer()
     }
 
     /// Is it the server that asked, in a dialogue?
@@ -172,13 +159,12 @@ impl Watcher {
             .collect();
         let is_begun = self.client.held.len() + unseen.len() > verb.len();
         self.is_answer()
-            || WHOLE
-                .iter()
-                .chain(self.withholds_logins().then_some(&&b"PASS"[..]))
-                .any(|whole| match is_begun {
-                    true => *whole == verb,
-                    false => whole.starts_with(&verb),
-                })
+            || self.withholds_logins()
+            || self.is_quit(unseen)
+            || WHOLE.iter().any(|whole| match is_begun {
+                true => *whole == verb,
+                false => whole.starts_with(&verb),
+            })
             || (verb.is_empty() && is_begun)
     }
 
@@ -239,9 +225,12 @@ impl Watcher {
             }
             return Verdict::Pass;
         }
-        let (verb, argument) = words(line);
+        let (mut verb, argument) = words(line);
+        if quits(line) {
+            verb = b"QUIT".to_vec();
+        }
         // These are not asked for beside others: another server, TLS or we are to answer them; and QUIT, which removes.
-        let is_withheld = self.withholds_logins() && shows_secret(&verb, argument);
+        let is_withheld = self.withholds_logins() && !passes_in_clear(line);
         let is_alone = is_withheld
             || matches!(
                 verb.as_slice(),
@@ -344,14 +333,34 @@ fn refusal(why: &str) -> Step<'static> {
     Step::Reply(format!("-ERR {why}\r\n").into_bytes())
 }
 
-/// Does this command hand over its secret, or half of it, to whoever listens?
-fn shows_secret(verb: &[u8], argument: &[u8]) -> bool {
-    let mechanism = argument.split(u8::is_ascii_whitespace).next();
-    match verb {
-        b"USER" | b"PASS" => true,
-        b"AUTH" => mechanism.is_some_and(sasl::shows_secret),
-        _ => false,
-    }
+/// While logins are withheld: is this surely none that hands over its secret, or half of it? Servers pass over control
+/// characters, each over others, so that a line with one may be any command.
+fn passes_in_clear(line: &[u8]) -> bool {
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    let (verb, argument) = words(line);
+    let mut mechanism = argument.split(|byte| *byte == b' ');
+    let is_known = match verb.as_slice() {
+        b"AUTH" => mechanism
+            .next()
+            .is_none_or(|name| name.is_empty() || !sasl::shows_secret(name)),
+        verb => IN_CLEAR.contains(&verb),
+    };
+    is_known && !line.iter().any(u8::is_ascii_control)
+}
+
+/// Does it begin with QUIT (RFC 1939 section 6: that removes what was marked), as any server reads it?
+fn quits<'b>(line: impl IntoIterator<Item = &'b u8>) -> bool {
+    let told = line.into_iter().filter(|byte| !matches!(byte, b'\r' | 0));
+    let mut told = told.skip_while(|byte| byte.is_ascii_whitespace());
+    let is_it = b"QUIT".iter().all(|letter| {
+        let next = told.next();
+        next.is_some_and(|byte| byte.eq_ignore_ascii_case(letter))
+    });
+    is_it
+        && told
+            .next()
+            .is_some_and(|byte| !byte.is_ascii_alphanumeric())
 }
 
 /// The command in capitals, and what is behind it.
