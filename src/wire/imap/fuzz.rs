@@ -11,7 +11,7 @@ use super::{
     COMMANDS_MAX, COPIES_MAX, Rules, Watcher,
     command::{Command, Kind},
 };
-use crate::wire::watch::{CopyId, Found, Hint, Message, Step, Watch};
+use crate::wire::watch::{CopyId, Form, Found, Hint, Message, Step, Watch};
 
 /// A session between a client and a server that are not there.
 #[derive(Debug)]
@@ -351,7 +351,10 @@ impl Talk {
                         find(&self.by_client, b"CATENATE").is_some(),
                     )
                 }
-                Message::Read { .. } => (&self.by_server, self.by_server.contains(&b'\\')),
+                Message::Read { form, .. } => {
+                    let is_escaped = self.by_server.contains(&b'\\');
+                    (&self.by_server, *form == Form::Joined || is_escaped)
+                }
             };
             let did_pass = match is_joined {
                 true => is_within(content, said),
