@@ -349,9 +349,9 @@ fn passes_in_clear(line: &[u8]) -> bool {
     is_known && !line.iter().any(u8::is_ascii_control)
 }
 
-/// Does it begin with QUIT (RFC 1939 section 6: that removes what was marked), as any server reads it?
+/// Does it begin with QUIT (RFC 1939 section 6: that removes what was marked)? To some servers a NUL ends a line.
 fn quits<'b>(line: impl IntoIterator<Item = &'b u8>) -> bool {
-    let told = line.into_iter().filter(|byte| !matches!(byte, b'\r' | 0));
+    let told = line.into_iter();
     let mut told = told.skip_while(|byte| byte.is_ascii_whitespace());
     let is_it = b"QUIT".iter().all(|letter| {
         let next = told.next();
