@@ -262,7 +262,7 @@ fn who_ends_the_session_while_a_command_is_held_has_it_carried_out() {
 /// More messages in one answer than copies may be on their way.
 #[test]
 fn what_a_client_has_read_is_copied_though_it_leaves_while_the_disk_stalls() {
-    const MESSAGES: u32 = 400;
+    const MESSAGES: u32 = 800;
     let server = MailServer::start(Kind::Dovecot, 1);
     let mut direct = ImapClient::logged_in(server.imap(), &server.user(1));
     let small = |number: u32| format!("Subject: {number}\r\n\r\nsmall\r\n").into_bytes();
