@@ -1,5 +1,8 @@
 //! Fills the full-text search behind the store: one thread of low priority, off the way to any confirmation.
 //!
+//! While mail comes in it stands back: priority alone would leave it a tenth of each message's processor time, on the
+//! machine that takes the mail in. A message that comes alone is found at once; of a stream most is indexed once it ebbs.
+//!
 //! It follows the store's changes in their order and keeps its place in `search.db`, in the same transaction as the words,
 //! so a stop at any instant costs at most a batch again. It reads only what is synced: a row that a power cut takes back
 //! was never seen here. A message that cannot be read or parsed gets an empty entry and a warning, and holds up no other.
@@ -8,11 +11,16 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     thread::JoinHandle,
+    time::Duration,
 };
 
 use mail_parser::Message;
 use rusqlite::{Connection, params};
-use tokio::{runtime::Handle, sync::watch};
+use tokio::{
+    runtime::Handle,
+    sync::watch,
+    time::{Instant, sleep, timeout, timeout_at},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -34,12 +42,23 @@ const FIELD_BYTES_MAX: usize = 4096;
 const PREVIEW_BYTES: usize = 200;
 /// The lowest priority there is.
 const NICE: i32 = 19;
+/// While the store moves, for each moment of work so many of rest: a fiftieth of one processor is indexing's.
+const REST_FACTOR: u32 = 49;
+/// The store has come to rest where it has not moved for so long.
+const QUIET: Duration = Duration::from_millis(500);
+/// With more messages unindexed than this it rests no more: the search is late by so much and not by any amount.
+const PENDING_MAX: i64 = 100_000;
+const RETRY_AFTER: Duration = Duration::from_secs(10);
 
 pub(crate) struct Indexer {
     store: Arc<Store>,
     reader: Connection,
     search: Connection,
     progress: watch::Receiver<Progress>,
+    /// When the store last moved, as far as was seen.
+    moved_at: Instant,
+    /// The store's state up to which all is indexed.
+    reached: i64,
     metrics: Arc<Metrics>,
 }
 
@@ -55,6 +74,8 @@ impl Indexer {
             reader: schema::open_reader(&store.data_dir)?,
             search: schema::open_search(&store.data_dir)?,
             progress: store.progress(),
+            moved_at: Instant::now(),
+            reached: 0,
             store,
             metrics,
         })
@@ -70,32 +91,54 @@ impl Indexer {
             // On Linux the priority is the thread's. Without it, indexing competes: no reason not to run.
             let _ = rustix::process::setpriority_process(None, NICE);
             while !stop.is_cancelled() {
-                match self.step() {
-                    Ok(true) => {}
-                    Ok(false) => runtime.block_on(async {
-                        tokio::select! {
-                            () = stop.cancelled() => {}
-                            changed = self.progress.changed() => {
-                                // The store has closed: nothing more will come.
-                                if changed.is_err() { stop.cancelled().await }
+                let begun = Instant::now();
+                let stepped = self.step();
+                let took = begun.elapsed();
+                runtime.block_on(stop.run_until_cancelled(async {
+                    match stepped {
+                        Ok(more) => {
+                            self.rest(took).await;
+                            if !more {
+                                self.news().await;
                             }
                         }
-                    }),
-                    Err(error) => {
-                        tracing::warn!(%error, "vault: full-text index");
-                        runtime.block_on(async {
-                            tokio::select! {
-                                () = stop.cancelled() => {}
-                                () = tokio::time::sleep(std::time::Duration::from_secs(10)) => {}
-                            }
-                        });
+                        Err(error) => {
+                            tracing::warn!(%error, "vault: full-text index");
+                            sleep(RETRY_AFTER).await;
+                        }
                     }
-                }
+                }));
             }
         };
         std::thread::Builder::new()
             .name("vault-index".into())
             .spawn(run)
+    }
+
+    /// Waits until the store moves.
+    async fn news(&mut self) {
+        if self.progress.changed().await.is_err() {
+            // The store has closed: nothing more will come.
+            std::future::pending::<()>().await;
+        }
+        self.moved_at = Instant::now();
+    }
+
+    /// Stands back behind work that took `took`, until the store has not moved for [`QUIET`].
+    async fn rest(&mut self, took: Duration) {
+        // A receiver of its own: what moves now is still news to whoever waits for the next step.
+        let mut moves = self.progress.clone();
+        let ebb = async {
+            while let Ok(Ok(())) = timeout_at(self.moved_at + QUIET, moves.changed()).await {
+                self.moved_at = Instant::now();
+                let pending = moves.borrow().state - self.reached;
+                self.metrics.vault_index_pending_messages.set(pending);
+                if pending > PENDING_MAX {
+                    break;
+                }
+            }
+        };
+        let _ = timeout(took * REST_FACTOR, ebb).await;
     }
 
     /// Indexes one batch; false where there was nothing left to do.
@@ -164,7 +207,7 @@ impl Indexer {
     }
 
     fn write(
-        &self,
+        &mut self,
         messages: &[(i64, K1, i64)],
         sightings: &[(i64, i64, String)],
         place: &Place,
@@ -196,6 +239,7 @@ impl Indexer {
         self.search
             .prepare_cached("UPDATE progress SET state = ?1, sighting = ?2")?
             .execute([state, sighting])?;
+        self.reached = state;
         let pending = synced.state.saturating_sub(state).max(0);
         self.metrics.vault_index_pending_messages.set(pending);
         Ok(more_messages || more_sightings)
