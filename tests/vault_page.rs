@@ -261,3 +261,31 @@ async fn each_sighting_can_be_downloaded_in_its_exact_bytes() {
     }
     vault.stop().await;
 }
+
+/// The search stands back from a stream, the list does not: who looks sees the newest, found or not.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_newest_of_a_stream_is_listed_before_it_is_searchable() {
+    let dir = TestDir::new();
+    let vault = Running::start(dir.path()).await;
+    let cookie = log_in(&vault).await;
+    let pending = &vault.metrics.vault_index_pending_messages;
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    let mut number = 0;
+    while pending.get() < 20 {
+        assert!(std::time::Instant::now() < end, "the index keeps pace");
+        number += 1;
+        let content =
+            format!("From: ann@example.org\r\nSubject: stream {number}.\r\n\r\nword{number}\r\n");
+        vault
+            .put(content.as_bytes(), &sighting_of(content.as_bytes()))
+            .await;
+    }
+    let page = look(&vault, &cookie, "/").await.text().await.unwrap();
+    assert!(page.contains(&format!("stream {number}.")), "{page}");
+    indexed(&vault).await;
+    for number in [1, number] {
+        let words = json!({"filter": {"text": format!("word{number}")}});
+        let found = vault.call(&vault.read, "Email/query", words).await;
+        assert_eq!(found["ids"].as_array().unwrap().len(), 1, "word{number}");
+    }
+}

@@ -82,7 +82,13 @@ impl Archive {
         position: u64,
         limit: u64,
     ) -> Result<Vec<Row>, ExportError> {
-        Ok(view::list(&self.index, search, position, limit)?)
+        Ok(view::list(
+            &self.index,
+            &self.blobs,
+            search,
+            position,
+            limit,
+        )?)
     }
 
     /// How many messages a search finds.

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     mime,
-    storage::{Progress, Store, StoreError, schema},
+    storage::{Blobs, Progress, Store, StoreError, rows::HeaderRow, schema},
 };
 use crate::{
     message::{K1, Origin, Sighting},
@@ -246,16 +246,7 @@ impl Indexer {
     }
 
     fn message(&self, row: i64, k1: &K1) -> Result<(), StoreError> {
-        let content = self.store.blobs.read(k1, mime::PARSED_BYTES_MAX);
-        let content = content.unwrap_or_else(|error| {
-            tracing::warn!(blob = %k1, %error, "vault: not indexed");
-            Vec::new()
-        });
-        let entry = catch_unwind(AssertUnwindSafe(|| Entry::of(&mime::parse(&content))));
-        let entry = entry.unwrap_or_else(|_| {
-            tracing::warn!(blob = %k1, "vault: not indexed: the parser panicked");
-            Entry::default()
-        });
+        let entry = Entry::of_blob(&self.store.blobs, k1, mime::PARSED_BYTES_MAX);
         self.search
             .prepare_cached(
                 "INSERT INTO headers (email, sent_at, subject, sender, recipients, message_id, preview, attachments)
@@ -289,7 +280,7 @@ impl Indexer {
 
 /// What is searched and listed of one message.
 #[derive(Debug, Default)]
-struct Entry {
+pub(super) struct Entry {
     sent_at: Option<i64>,
     subject: String,
     sender: String,
@@ -301,7 +292,20 @@ struct Entry {
 }
 
 impl Entry {
-    fn of(message: &Message<'_>) -> Self {
+    /// From the blob's first `bytes_max` bytes; an empty one, and a warning, where it cannot be read or parsed.
+    pub(super) fn of_blob(blobs: &Blobs, k1: &K1, bytes_max: u64) -> Self {
+        let content = blobs.read(k1, bytes_max).unwrap_or_else(|error| {
+            tracing::warn!(blob = %k1, %error, "vault: not read");
+            Vec::new()
+        });
+        let entry = catch_unwind(AssertUnwindSafe(|| Self::of(&mime::parse(&content))));
+        entry.unwrap_or_else(|_| {
+            tracing::warn!(blob = %k1, "vault: the parser panicked");
+            Self::default()
+        })
+    }
+
+    pub(super) fn of(message: &Message<'_>) -> Self {
         let field = |text: &str| mime::beginning(text, FIELD_BYTES_MAX).to_owned();
         let recipients = [message.to(), message.cc(), message.bcc()].map(mime::show_addresses);
         let recipients: Vec<String> = recipients.into_iter().filter(|r| !r.is_empty()).collect();
@@ -328,6 +332,19 @@ impl Entry {
             preview: preview.map(String::from).unwrap_or_default(),
             body,
             attachments: names.iter().map(|name| field(name)).collect(),
+        }
+    }
+}
+
+impl From<&Entry> for HeaderRow {
+    fn from(entry: &Entry) -> Self {
+        Self {
+            sent_at: entry.sent_at,
+            subject: entry.subject.clone(),
+            sender: entry.sender.clone(),
+            recipients: entry.recipients.clone(),
+            preview: entry.preview.clone(),
+            attachments: entry.attachments.len() as u32,
         }
     }
 }

@@ -8,17 +8,20 @@ use rusqlite::Connection;
 use serde::Serialize;
 
 use super::{
+    index::Entry,
     mime,
     storage::{
         Blobs, StoreError,
         query::{self, EmailFilter, Page, Part, SortBy},
-        rows::{self, EmailRow},
+        rows::{self, EmailRow, HeaderRow},
     },
 };
 use crate::message::{Acceptance, CaptureId, Difference, Fidelity, K1, Sighting};
 
 /// Header fields shown of one message.
 const HEADERS_MAX: usize = 500;
+/// So much of a message is looked at for a list while it is not indexed.
+const LISTED_BYTES_MAX: u64 = 256 << 10;
 /// Text of one message shown at once.
 const TEXT_BYTES_MAX: usize = 1 << 20;
 /// Sightings of one message shown at once.
@@ -139,6 +142,7 @@ impl Search {
 /// A page of messages, newest first.
 pub(crate) fn list(
     index: &Connection,
+    blobs: &Blobs,
     search: &Search,
     position: u64,
     limit: u64,
@@ -149,7 +153,12 @@ pub(crate) fn list(
     let mut list = Vec::with_capacity(found.len());
     for (email, _) in found {
         if let Some(email) = rows::email_by_row(index, email)? {
-            list.push(row(index, &email)?);
+            // The indexer comes by later: until then the message is asked itself, by its beginning.
+            let headers = match rows::headers(index, email.row)? {
+                Some(headers) => headers,
+                None => HeaderRow::from(&Entry::of_blob(blobs, &email.k1, LISTED_BYTES_MAX)),
+            };
+            list.push(row(index, &email, headers)?);
         }
     }
     Ok(list)
@@ -159,9 +168,7 @@ pub(crate) fn count(index: &Connection, search: &Search) -> Result<u64, StoreErr
     Ok(query::count_emails(index, &search.filter())?)
 }
 
-fn row(index: &Connection, email: &EmailRow) -> Result<Row, StoreError> {
-    // Empty until the indexer has come by.
-    let headers = rows::headers(index, email.row)?.unwrap_or_default();
+fn row(index: &Connection, email: &EmailRow, headers: HeaderRow) -> Result<Row, StoreError> {
     let sent_at = headers.sent_at.and_then(|at| u64::try_from(at).ok());
     Ok(Row {
         id: super::email_id(&email.k1),
@@ -194,16 +201,7 @@ pub(crate) fn show(
         .read(&email.k1, mime::PARSED_BYTES_MAX)
         .map_err(|error| StoreError::io("blob", error))?;
     let message = mime::parse(&content);
-    let mut row = row(index, email)?;
-    row.sender = mime::show_addresses(message.from());
-    let recipients = [message.to(), message.cc(), message.bcc()].map(mime::show_addresses);
-    row.recipients = recipients
-        .into_iter()
-        .filter(|list| !list.is_empty())
-        .collect::<Vec<_>>()
-        .join(", ");
-    row.subject = message.subject().unwrap_or_default().to_owned();
-    row.attachments = message.attachment_count() as u32;
+    let row = row(index, email, HeaderRow::from(&Entry::of(&message)))?;
     let mut text = String::new();
     for at in 0..message.text_body_count() {
         let part = message.body_text(at).unwrap_or_default();

@@ -55,8 +55,15 @@ pub(super) async fn list(Of(state): Of<State>, Query(asked): Query<Asked>) -> Re
         ..Search::default()
     };
     let page = asked.page.min(1 << 40);
+    let shared = state.clone();
     let found = state.store.read(move |index| {
-        let rows = view::list(index, &search, page * ROWS_A_PAGE, ROWS_A_PAGE)?;
+        let rows = view::list(
+            index,
+            &shared.store.blobs,
+            &search,
+            page * ROWS_A_PAGE,
+            ROWS_A_PAGE,
+        )?;
         let total = view::count(index, &search)?;
         Ok::<_, StoreError>((rows, total))
     });

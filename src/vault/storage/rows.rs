@@ -208,8 +208,8 @@ fn split(rows: &str) -> Vec<i64> {
     rows.split(' ').filter_map(|row| row.parse().ok()).collect()
 }
 
-/// What the list of messages shows; the header fields are empty until the indexer has seen the message.
-#[derive(Clone, Debug, Default)]
+/// What the list of messages shows.
+#[derive(Clone, Debug)]
 pub(crate) struct HeaderRow {
     pub sent_at: Option<i64>,
     pub subject: String,
