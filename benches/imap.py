@@ -5,7 +5,7 @@ Usage: imap.py --bin mailtee --work DIR --out FILE [--quick] [--only CASE,...]
 Cases: fetch noop idle. Rounds go from way to way, the first of them warms up; FILE gets one line of JSON a figure.
 """
 import argparse, base64, os, random, re, shutil, socket, ssl, sys, time
-from rig import Figures, Group, Mailtee, Peer, config, median, quiet
+from rig import Awake, Figures, Group, Mailtee, Peer, config, median, quiet
 
 p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 p.add_argument("--bin", required=True)
@@ -21,8 +21,9 @@ QUIET = 2 if a.quick else 60
 MESSAGES, EACH, NOOPS, SESSIONS = (300, 100, 300, 100) if a.quick else (5000, 1000, 3000, 1000)
 USERS = 10
 ITEMS = "(FLAGS INTERNALDATE BODY.PEEK[])"
-# It is never there: what is captured stays in the journal.
+# It is never there: what is captured stays in the journal. With SKIP nothing goes to it: the journal's segments are used again.
 NOWHERE = '[[target]]\nname = "none"\ntype = "jmap"\nurl = "https://127.0.0.1:1/"\n'
+SKIP = '[[target.criterion]]\naction = "skip"\n'
 local = lambda n: f"127.0.0.1:{B + n}"
 figure = Figures(a.out, "imap")
 
@@ -113,12 +114,12 @@ def seed(dovecot):
             os.chown(os.path.join(at, name), 5000, 5000)
 
 
-def tee(name, at, tls=None, more=""):
+def tee(name, at, tls=None, more="", target=NOWHERE):
     """mailtee before the Dovecot at B; `tls`: the directory of a certificate."""
     if tls:
         more += f'tls = "implicit"\ncertificate = "{tls}/fullchain.pem"\nkey = "{tls}/key.pem"\n'
     front = f'[[frontend]]\nname = "bench"\nprotocol = "imap"\nlisten = "{local(at)}"\nupstream = "{local(43)}"\nsessions_max = 4000\n{more}'
-    return Mailtee(a.bin, f"{W}/{name}", name, config(f"{W}/{name}", local(at + 1), front + NOWHERE))
+    return Mailtee(a.bin, f"{W}/{name}", name, config(f"{W}/{name}", local(at + 1), front + target))
 
 
 def nginx(name, at):
@@ -141,10 +142,12 @@ def fetch(dovecot):
     made = []
     try:
         made += [web := nginx("nginx", 60), tcp := haproxy(70), plain := tee("mailtee", 80),
-                 secure := tee("mailtee-tls", 83, f"{dovecot.dir}/tls"), new := tee("mailtee-new", 86, more="known_messages_max = 2\n")]
+                 secure := tee("mailtee-tls", 83, f"{dovecot.dir}/tls"),
+                 new := tee("mailtee-new", 86, more="known_messages_max = 2\n", target=NOWHERE + SKIP),
+                 grows := tee("mailtee-grows", 100, more="known_messages_max = 2\n")]
         ways = {"direct": Way(B + 43), "nginx": Way(B + 61, web), "haproxy": Way(B + 70, tcp), "mailtee": Way(B + 80, plain),
                 "nginx, TLS": Way(B + 62, web, f"{web.dir}/tls/ca.pem"), "mailtee, TLS": Way(B + 83, secure, f"{dovecot.dir}/tls/ca.pem"),
-                "mailtee, all new": Way(B + 86, new)}
+                "mailtee, all new": Way(B + 86, new), "mailtee, journal grows": Way(B + 100, grows)}
         rows = {name: [] for name in ways}
         for round_ in range(RUNS + 1):
             for name, way in ways.items():
@@ -153,8 +156,8 @@ def fetch(dovecot):
                 cpu, begin = way.cpu(), time.perf_counter()
                 size = client.say(f"UID FETCH 1:* {ITEMS}") / 1e6
                 speed = size / (time.perf_counter() - begin)
-                if way.peer is new:
-                    new.written()
+                if way.peer in (new, grows):
+                    way.peer.written()
                 row = dict(speed=speed, cpu=(way.cpu() - cpu) / size * 1e6)
                 client.close()
                 # Another session, which knows no UIDs.
@@ -178,6 +181,7 @@ def fetch(dovecot):
         forwarder, cpu, cpu_new = of("haproxy", "cpu"), of("mailtee", "cpu"), of("mailtee, all new", "cpu")
         figure("CPU a MB, all known", cpu, "us", "haproxy", forwarder, "at most 1.3 x", cpu <= 1.3 * forwarder)
         figure("CPU a MB, all new, into the journal", cpu_new, "us", "haproxy", forwarder, "at most 4 x", cpu_new <= 4 * forwarder)
+        figure("CPU a MB, all new, into a journal that grows", of("mailtee, journal grows", "cpu"), "us", "haproxy", forwarder)
         each, theirs = of("mailtee", "each"), of("haproxy", "each")
         figure("one FETCH at a time", each, "/s", "haproxy", theirs, "at least 0.9 x", each >= 0.9 * theirs)
         figure("one FETCH at a time", each, "/s", "nginx", of("nginx", "each"))
@@ -191,20 +195,30 @@ def noop(dovecot):
     try:
         made += [web := nginx("nginx", 60), tcp := haproxy(70), plain := tee("mailtee", 80)]
         ways = {"direct": Way(B + 43), "nginx": Way(B + 61, web), "haproxy": Way(B + 70, tcp), "mailtee": Way(B + 80, plain)}
-        clients, times = {name: Client(way) for name, way in ways.items()}, {name: [] for name in ways}
-        for round_ in range(RUNS + 1):
-            quiet(QUIET)
-            for name, client in clients.items():
-                took = []
-                for _ in range(NOOPS):
-                    begin = time.perf_counter()
-                    client.say("NOOP")
-                    took.append(time.perf_counter() - begin)
-                if round_:
-                    times[name].append(median(took) * 1e6)
-        added = {name: median([t - d for t, d in zip(times[name], times["direct"])]) for name in ways}
-        print("  " + ", ".join(f"{name} {median(t):.0f} us" for name, t in times.items()), flush=True)
-        figure("added latency of a NOOP, median", added["mailtee"], "us", "haproxy", added["haproxy"], "under 60 us", added["mailtee"] < 60)
+        clients = {name: Client(way) for name, way in ways.items()}
+
+        def added():
+            """Median microseconds more than directly, by way."""
+            times = {name: [] for name in ways}
+            for round_ in range(RUNS + 1):
+                for name, client in clients.items():
+                    took = []
+                    for _ in range(NOOPS):
+                        begin = time.perf_counter()
+                        client.say("NOOP")
+                        took.append(time.perf_counter() - begin)
+                    if round_:
+                        times[name].append(median(took) * 1e6)
+            print("  " + ", ".join(f"{name} {median(t):.0f} us" for name, t in times.items()), flush=True)
+            return {name: median([t - d for t, d in zip(times[name], times["direct"])]) for name in ways}
+
+        quiet(QUIET)
+        with Awake():
+            awake = added()
+        quiet(QUIET)
+        halting = added()
+        figure("added latency of a NOOP, median", awake["mailtee"], "us", "haproxy", awake["haproxy"], "under 60 us", awake["mailtee"] < 60)
+        figure("added latency of a NOOP, where processors halt", halting["mailtee"], "us", "haproxy", halting["haproxy"])
     finally:
         stop(made)
 

@@ -90,12 +90,41 @@ class Sink(Peer):
         super().__init__(work, "sink", name, "sink", PORT=port, SINK_ARGS=arguments)
 
     def count(self):
-        """smtp-sink keeps a running counter in its output."""
+        """smtp-sink keeps a running counter in its output; only its end is read, for the reader has its share of the processors too."""
         try:
-            with open(f"{self.dir}/log/sink.out") as f:
-                return int(re.findall(r"\d+", f.read()[-40:])[-1])
+            with open(f"{self.dir}/log/sink.out", "rb") as f:
+                f.seek(max(0, os.fstat(f.fileno()).st_size - 40))
+                return int(re.findall(rb"\d+", f.read())[-1])
         except (OSError, IndexError):
             return 0
+
+
+class Process:
+    """A program of the benchmarks' own, in a control group."""
+
+    def __init__(self, work, name, group, argv):
+        self.log = open(f"{work}/{name}.log", "w")
+        self.process = subprocess.Popen(Group.of(group).command(argv), stdout=self.log, stderr=self.log)
+
+    def stop(self):
+        self.process.kill()
+        self.process.wait()
+        self.log.close()
+
+
+class Awake:
+    """Within it no processor halts: a process on each spins, of the class that gives way to all others. What a virtual machine takes to
+    wake up a halted one is then in no figure."""
+
+    SPIN = "import os, sys\nos.sched_setaffinity(0, [int(sys.argv[1])])\nos.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))\nwhile True: pass"
+
+    def __enter__(self):
+        self.spinning = [subprocess.Popen(["python3", "-c", self.SPIN, str(cpu)]) for cpu in os.sched_getaffinity(0)]
+
+    def __exit__(self, *_):
+        for process in self.spinning:
+            process.kill()
+            process.wait()
 
 
 class Mailtee:
