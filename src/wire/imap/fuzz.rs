@@ -213,14 +213,16 @@ struct Talk {
     by_client: Vec<u8>,
     by_server: Vec<u8>,
     session: Session,
+    /// So many bytes the server had heard when all was said; the rest was held.
+    heard: usize,
     /// The client spoke before it was its turn: what it said is read as soon as the server has said enough.
     was_put_off: bool,
 }
 
 /// Bytes of either side, as they come: 0xfe and 0xff say that what follows is the client's or the server's. Whatever they
 /// are, little is held; chunking changes nothing; what is said is heard, in its order, but for lines that are edited; and
-/// what is copied was said. Where logins are withheld, no LOGIN is with the server.
-pub fn scramble(input: &[u8], size: usize) {
+/// what is copied was said. Where logins are withheld, the server hears nothing that may be one. Gives the copies.
+pub fn scramble(input: &[u8], size: usize) -> Vec<Vec<u8>> {
     let withholding = Rules {
         withholds_logins: true,
         ..Rules::default()
@@ -230,12 +232,17 @@ pub fn scramble(input: &[u8], size: usize) {
         ..withholding
     };
     Talk::hold(input, size, both);
-    let talk = Talk::hold(input, size, Rules::default());
-    talk.check();
-    talk.is_the_same_whole(input, Rules::default());
     let talk = Talk::hold(input, size, withholding);
     talk.check_withheld();
     talk.is_the_same_whole(input, withholding);
+    let talk = Talk::hold(input, size, Rules::default());
+    talk.check();
+    talk.is_the_same_whole(input, Rules::default());
+    let copies = talk.session.seen.into_iter().filter_map(|seen| match seen {
+        Seen::Committed { content, .. } => Some(content),
+        _ => None,
+    });
+    copies.collect()
 }
 
 impl Talk {
@@ -298,6 +305,7 @@ impl Talk {
                 "a login is with the server"
             );
         }
+        let heard = session.to_server.len();
         // What is held at the end is as good as heard.
         let watcher = &mut session.watcher;
         session.to_server.extend(watcher.client.give_up());
@@ -307,6 +315,7 @@ impl Talk {
             by_client,
             by_server,
             session,
+            heard,
             was_put_off,
         }
     }
@@ -317,6 +326,25 @@ impl Talk {
             is_within(to_server, &self.by_client),
             "the server hears what was not said"
         );
+        // Who is let in may say anything; an answer to a challenge has no verb; TLS and a loss end it.
+        let is_followed = |seen: &Seen| {
+            let is_last = matches!(seen, Seen::StartTls | Seen::Lost(_));
+            is_last || matches!(seen, Seen::Authenticated(_))
+        };
+        let words = [&b"AUTHENTICATE"[..], b"STARTTLS"];
+        if self.session.seen.iter().any(is_followed)
+            || words.iter().any(|it| find(&self.by_client, it).is_some())
+        {
+            return;
+        }
+        let heard = &to_server[..self.heard];
+        for line in heard.split_inclusive(|byte| *byte == b'\n') {
+            assert!(
+                !line.ends_with(b"\n") || is_no_login(line),
+                "it may be a login: {}",
+                line.escape_ascii()
+            );
+        }
     }
 
     fn check(&self) {
@@ -367,6 +395,21 @@ impl Talk {
             );
         }
     }
+}
+
+/// A tag, one of the few commands that are said before a login, and no byte that a server might read as another.
+fn is_no_login(line: &[u8]) -> bool {
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    let mut words = line.splitn(3, |byte| *byte == b' ');
+    let (tag, verb) = (words.next().unwrap_or_default(), words.next());
+    let said = [&b"CAPABILITY"[..], b"ID", b"LOGOUT", b"NOOP"];
+    let is_said = verb.is_some_and(|verb| said.iter().any(|it| verb.eq_ignore_ascii_case(it)));
+    let is_plain = tag
+        .iter()
+        .all(|byte| byte.is_ascii_graphic() && *byte != b'"');
+    line.is_empty()
+        || (is_said && is_plain && !tag.is_empty() && !line.iter().any(u8::is_ascii_control))
 }
 
 /// Line by line: as it was said, or less of it where it has the word by which it is edited, or nothing where we answer it.
