@@ -7,7 +7,10 @@ use mailtee::{message, wire};
 
 use crate::{milter_cases::repeated, smtp_cases::bytes};
 
-#[allow(unreachable_pub, reason = "the fuzz targets call it from their own crate")]
+#[allow(
+    unreachable_pub,
+    reason = "the fuzz targets call it from their own crate"
+)]
 #[path = "fuzz/src/laws.rs"]
 mod laws;
 
@@ -73,7 +76,8 @@ fn escaped(copies: &[Vec<u8>]) -> Vec<String> {
 fn what_failed_once_holds_now() {
     let folder = Path::new("tests/fuzz/kept");
     let entries = |path: &Path| {
-        let entries = fs::read_dir(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let entries =
+            fs::read_dir(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         entries.map(|it| it.expect("an entry").path())
     };
     let mut failed = Vec::new();

@@ -255,7 +255,15 @@ impl Talk {
         // A name that the server had to ask for is told when the client is next attended to.
         let parted = |session: &Session| -> (Vec<Seen>, Vec<Seen>) {
             let seen = session.seen.iter().map(Seen::timeless);
-            seen.partition(|seen| matches!(seen, Seen::Login { .. } | Seen::Settle { .. }))
+            let (mut asked, told): (Vec<_>, Vec<_>) =
+                seen.partition(|seen| matches!(seen, Seen::Login { .. } | Seen::Settle { .. }));
+            // A line too long to be held is settled before its beginning goes on, and track may be lost with its end.
+            let is_lost = matches!(told.last(), Some(Seen::Lost(_)));
+            let settled = Seen::Settle { heard: 0 };
+            while is_lost && asked.ends_with(&[settled.clone(), settled.clone()]) {
+                asked.pop();
+            }
+            (asked, told)
         };
         assert_eq!(parted(&whole), parted(session));
         assert_eq!(whole.replies, session.replies);
