@@ -59,6 +59,14 @@ pub enum Seen {
 }
 
 impl Seen {
+    /// Whoever is let in may say anything.
+    fn ends_withholding(&self) -> bool {
+        matches!(
+            self,
+            Self::Authenticated(_) | Self::StartTls | Self::Lost(_)
+        )
+    }
+
     /// Without what has been heard by then: of a line that is not whole it is less or more.
     fn timeless(&self) -> Self {
         let mut seen = self.clone();
@@ -213,7 +221,7 @@ struct Talk {
     by_client: Vec<u8>,
     by_server: Vec<u8>,
     session: Session,
-    /// So many bytes the server had heard when all was said; the rest was held.
+    /// So many bytes the server had heard in the turns before anybody was let in, TLS began or track was lost.
     heard: usize,
     /// The client spoke before it was its turn: what it said is read as soon as the server has said enough.
     was_put_off: bool,
@@ -282,6 +290,7 @@ impl Talk {
         let mut session = Session::new(rules, size);
         let (mut by_client, mut by_server) = (Vec::new(), Vec::new());
         let (mut from_client, mut was_put_off) = (false, false);
+        let mut heard = 0;
         for said in input.split_inclusive(|byte| *byte >= 0xfe) {
             let (said, next) = match said.split_last() {
                 Some((side @ 0xfe.., said)) => (said, *side == 0xfe),
@@ -296,6 +305,9 @@ impl Talk {
             }
             from_client = next;
             was_put_off |= session.is_put_off();
+            if !session.seen.iter().any(Seen::ends_withholding) {
+                heard = session.to_server.len();
+            }
             let watcher = &session.watcher;
             let held = watcher.client.held() + watcher.server.held();
             assert!(held <= HELD_BYTES_MAX, "{held} bytes are held");
@@ -313,7 +325,6 @@ impl Talk {
                 "a login is with the server"
             );
         }
-        let heard = session.to_server.len();
         // What is held at the end is as good as heard.
         let watcher = &mut session.watcher;
         session.to_server.extend(watcher.client.give_up());
@@ -334,15 +345,9 @@ impl Talk {
             is_within(to_server, &self.by_client),
             "the server hears what was not said"
         );
-        // Who is let in may say anything; an answer to a challenge has no verb; TLS and a loss end it.
-        let is_followed = |seen: &Seen| {
-            let is_last = matches!(seen, Seen::StartTls | Seen::Lost(_));
-            is_last || matches!(seen, Seen::Authenticated(_))
-        };
+        // An answer to a challenge has no verb, and TLS may begin without us.
         let words = [&b"AUTHENTICATE"[..], b"STARTTLS"];
-        if self.session.seen.iter().any(is_followed)
-            || words.iter().any(|it| find(&self.by_client, it).is_some())
-        {
+        if words.iter().any(|it| find(&self.by_client, it).is_some()) {
             return;
         }
         let heard = &to_server[..self.heard];
