@@ -140,7 +140,8 @@ impl Ledger {
     /// What got 250 has gone on.
     pub fn check_passed(&self, passed: &Passed) {
         let passed = passed.all();
-        for (&serial, &acknowledged) in self.tried.lock().unwrap().iter() {
+        let tried = self.tried.lock().unwrap().clone();
+        for (serial, acknowledged) in tried {
             assert!(
                 !acknowledged || passed.contains(&blob_id(&mail(serial).bytes)),
                 "message {serial} got 250 and never reached the next hop"
@@ -150,8 +151,8 @@ impl Ledger {
 
     /// The law, over all that was ever sent.
     pub fn check(&self, vault: &Vault) {
-        let tried = self.tried.lock().unwrap();
-        let known = tried.iter().map(|(&serial, &acknowledged)| {
+        let tried = self.tried.lock().unwrap().clone();
+        let known = tried.into_iter().map(|(serial, acknowledged)| {
             let blob = blob_id(&mail(serial).bytes);
             (blob, (serial, acknowledged))
         });
