@@ -1,7 +1,9 @@
 //! The kit itself: what the other topics rest on must not be wrong.
 
+use std::time::Duration;
+
 use crate::kit::{
-    ImapClient, Mail, MailServer, Peer, Sink, SmtpClient,
+    ImapClient, Ledger, Mail, MailServer, Mailtee, Passed, Peer, Sink, SmtpClient, ledger,
     mailbox::{Kind, comparable, distinct},
     sink::{Answer, Moment},
 };
@@ -54,6 +56,42 @@ fn lmtp_answers_for_each_recipient() {
     mail.recipients.push("second@mailtee.test".to_owned());
     assert!(client.mail(&mail).unwrap().is_success());
     assert!(client.reply().unwrap().is_success());
+}
+
+/// What a reckoning says that does not come out.
+fn complaint(reckon: impl FnOnce()) -> String {
+    let reckoned = std::panic::catch_unwind(std::panic::AssertUnwindSafe(reckon));
+    let said = reckoned.expect_err("it does not come out");
+    *said.downcast::<String>().expect("a formatted text")
+}
+
+#[test]
+fn the_ledger_misses_what_is_lost_and_finds_what_is_doubled_or_strange() {
+    let (sink, passed) = Passed::next_hop(|whole| whole);
+    let mailtee = Mailtee::filter(sink.address()).start();
+    let mut client = SmtpClient::greeted(mailtee.frontend).unwrap();
+    let mut send = |serial| {
+        assert!(client.mail(&ledger::mail(serial)).unwrap().is_success());
+        mailtee.wait_until_forwarded(Duration::from_secs(60));
+    };
+    let sent = Ledger::default();
+    let (first, lost) = (sent.next(), sent.next());
+    send(first);
+    sent.acknowledge(first);
+    sent.check(&mailtee.vault());
+    sent.check_passed(&passed);
+    sent.acknowledge(lost);
+    let said = complaint(|| sent.check(&mailtee.vault()));
+    assert!(said.contains("is not there: 1 of 2: [1]"), "{said}");
+    let said = complaint(|| sent.check_passed(&passed));
+    assert!(said.contains("message 1 got 250 and never"), "{said}");
+    let said = complaint(|| Ledger::default().check(&mailtee.vault()));
+    assert!(said.contains("was never sent"), "{said}");
+    send(lost);
+    sent.check(&mailtee.vault());
+    send(first);
+    let said = complaint(|| sent.check(&mailtee.vault()));
+    assert!(said.contains("sighted twice"), "{said}");
 }
 
 /// Mail through a real relay to a real sink, by ports that the kit chose.

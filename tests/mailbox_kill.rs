@@ -1,14 +1,18 @@
 //! kill -9 between clients that save mail and the Dovecot that keeps it: what got OK is in the mailbox and in the vault
 //! once, byte for byte; what got none is in the vault at most once, and only if the mailbox has it.
 //!
-//! The clients say APPEND in every way there is. Rounds and seed as in `kill`.
+//! The clients say APPEND in every way there is. Rounds and seed: `kit::rounds`.
 
 use std::{collections::BTreeSet, io, net::SocketAddr, time::Duration};
 
 use crate::{
-    kill::{JOURNAL, Ledger, SESSIONS, mail, rounds, seed, spin, to_come_to_rest, under_load_of},
     kit::{
-        ImapClient, MailServer, Mailtee, mail::Random, mailbox::Kind, vault::blob_id, wait_until,
+        ImapClient, Ledger, MailServer, Mailtee, Rounds,
+        ledger::{SESSIONS, mail},
+        mailbox::Kind,
+        rounds::{JOURNAL, to_come_to_rest},
+        vault::blob_id,
+        wait_until,
     },
     mailbox_imap::before,
 };
@@ -82,14 +86,7 @@ fn client(ledger: &Ledger, front: SocketAddr, user: &(String, String)) {
             let login = format!("LOGIN {} {}", user.0, user.1);
             client.command(&login).ok()?.is_ok().then_some(client)
         };
-        let session = wait_until(
-            Duration::from_secs(60),
-            "a session can be had",
-            || match ledger.is_over() {
-                true => Some(None),
-                false => come().map(Some),
-            },
-        );
+        let session = ledger.try_until_over("a session can be had", come);
         let Some(mut session) = session else {
             return;
         };
@@ -137,7 +134,7 @@ fn check(ledger: &Ledger, mailtee: &Mailtee, server: &MailServer) {
     let promised = ledger.promised();
     let lost = promised.difference(&held).count();
     assert_eq!(lost, 0, "of {} that got OK", promised.len());
-    for (id, blob) in vault.emails() {
+    for (blob, id) in vault.each_once() {
         assert!(held.contains(&blob), "{id} is in no mailbox");
     }
     let metrics = mailtee.metrics();
@@ -147,26 +144,31 @@ fn check(ledger: &Ledger, mailtee: &Mailtee, server: &MailServer) {
     eprintln!("{} got OK, {} are held", promised.len(), held.len());
 }
 
+/// Clients that save, mailtee, the mail server.
+fn chain() -> (Ledger, Mailtee, MailServer) {
+    let server = MailServer::start(Kind::Dovecot, SESSIONS as u32);
+    let mailtee = before("imap", server.imap()).append(JOURNAL).start();
+    (Ledger::default(), mailtee, server)
+}
+
+/// Each client has a mailbox of its own.
+fn clients<'l>(
+    ledger: &'l Ledger,
+    mailtee: &Mailtee,
+    server: &MailServer,
+) -> impl Fn(usize) + Sync + use<'l> {
+    let front = mailtee.frontend;
+    let users: Vec<_> = (1..=SESSIONS as u32).map(|n| server.user(n)).collect();
+    move |number| client(ledger, front, &users[number])
+}
+
 #[test]
 fn what_got_ok_through_a_killed_daemon_is_in_the_vault_once() {
-    let mut random = Random(seed());
-    let server = MailServer::start(Kind::Dovecot, SESSIONS as u32);
-    let mut mailtee = before("imap", server.imap()).append(JOURNAL).start();
-    let (ledger, front) = (Ledger::default(), mailtee.frontend);
-    let users: Vec<_> = (1..=SESSIONS as u32).map(|n| server.user(n)).collect();
-    let one = |number: usize| client(&ledger, front, &users[number]);
-    under_load_of(&ledger, one, |ledger| {
-        for round in 0..rounds() {
-            ledger.random_instant(&mut random, 40);
-            mailtee.kill();
-            if round % 8 == 7 {
-                // and once more while it recovers
-                mailtee.spawn();
-                spin(random.below(120_000));
-                mailtee.kill();
-            }
-            mailtee.start();
-        }
+    let mut rounds = Rounds::all();
+    let (ledger, mut mailtee, server) = chain();
+    let one = clients(&ledger, &mailtee, &server);
+    ledger.under_load_of(one, || {
+        rounds.kill(&mut mailtee, || ledger.acknowledged(), 40);
     });
     check(&ledger, &mailtee, &server);
 }
@@ -174,18 +176,18 @@ fn what_got_ok_through_a_killed_daemon_is_in_the_vault_once() {
 /// The mail server is stopped and started again under its sessions: fewer rounds, each takes it a second.
 #[test]
 fn what_got_ok_of_a_server_that_restarts_is_in_the_vault_once() {
-    let mut random = Random(seed());
-    let mut server = MailServer::start(Kind::Dovecot, SESSIONS as u32);
-    let mailtee = before("imap", server.imap()).append(JOURNAL).start();
-    let (ledger, front) = (Ledger::default(), mailtee.frontend);
-    let users: Vec<_> = (1..=SESSIONS as u32).map(|n| server.user(n)).collect();
-    let one = |number: usize| client(&ledger, front, &users[number]);
-    under_load_of(&ledger, one, |ledger| {
-        for _ in 0..rounds().div_ceil(10) {
-            ledger.random_instant(&mut random, 80);
-            server.peer.stop();
-            server.peer.start_again();
-        }
+    let mut rounds = Rounds::some();
+    let (ledger, mailtee, mut server) = chain();
+    let one = clients(&ledger, &mailtee, &server);
+    ledger.under_load_of(one, || {
+        rounds.each(
+            || ledger.acknowledged(),
+            80,
+            |_, _| {
+                server.peer.stop();
+                server.peer.start_again();
+            },
+        );
     });
     let front = [("frontend", "front")];
     wait_until(Duration::from_secs(30), "every session has ended", || {

@@ -1,15 +1,18 @@
 //! kill -9 between clients that read mail and remove it, by POP3 and by IMAP, and the Dovecot that keeps it: what is gone from
 //! there is in the vault once, byte for byte; what is not gone can still be read.
 //!
-//! Two clients say all at once, two wait for each answer. Rounds and seed as in `kill`.
+//! Two clients say all at once, two wait for each answer. Rounds and seed: `kit::rounds`.
 
-use std::{collections::BTreeSet, io, net::SocketAddr, time::Duration};
+use std::{collections::BTreeSet, io, net::SocketAddr};
 
 use crate::{
-    kill::{JOURNAL, Ledger, SESSIONS, mail, rounds, seed, spin, to_come_to_rest, under_load_of},
     kit::{
-        ImapClient, MailServer, Mailtee, free_port, mail::Random, mailbox::Kind, vault::blob_id,
-        wait_until,
+        ImapClient, Ledger, MailServer, Mailtee, Rounds, free_port,
+        imap::Shown,
+        ledger::{SESSIONS, mail},
+        mailbox::Kind,
+        rounds::{JOURNAL, to_come_to_rest},
+        vault::blob_id,
     },
     mailbox_imap::before,
 };
@@ -133,15 +136,11 @@ fn client(
             let answer = direct.append("INBOX", "", &mail(serial).bytes);
             assert!(answer.expect("the server is there").is_ok());
         }
-        let is_over = wait_until(
-            Duration::from_secs(60),
-            "a session comes to its end",
-            || match ledger.is_over() {
-                true => Some(true),
-                false => habit.session(front, user).ok().map(|()| false),
-            },
-        );
-        if is_over {
+        let session = || habit.session(front, user).ok();
+        if ledger
+            .try_until_over("a session comes to its end", session)
+            .is_none()
+        {
             return;
         }
         serials
@@ -159,7 +158,7 @@ fn held(server: &MailServer, front: SocketAddr) -> BTreeSet<String> {
         through.ok("EXAMINE INBOX");
         let shown = through.all().expect("it shows its messages");
         let account = server.account(&user);
-        let bytes = |messages: &[crate::kit::imap::Shown]| -> Vec<Vec<u8>> {
+        let bytes = |messages: &[Shown]| -> Vec<Vec<u8>> {
             messages
                 .iter()
                 .map(|message| message.bytes.clone())
@@ -179,10 +178,7 @@ fn held(server: &MailServer, front: SocketAddr) -> BTreeSet<String> {
 fn check(ledger: &Ledger, mailtee: &Mailtee, server: &MailServer, imap: SocketAddr) {
     mailtee.wait_until_forwarded(to_come_to_rest());
     let vault = mailtee.vault();
-    let mut copied = BTreeSet::new();
-    for (id, blob) in vault.emails() {
-        assert!(copied.insert(blob), "{id} is there twice");
-    }
+    let copied: BTreeSet<_> = vault.each_once().into_keys().collect();
     vault.check_blob_files();
     let sent = ledger.sent();
     let held = held(server, imap);
@@ -209,7 +205,7 @@ fn check(ledger: &Ledger, mailtee: &Mailtee, server: &MailServer, imap: SocketAd
 
 #[test]
 fn what_was_removed_through_a_killed_daemon_is_in_the_vault_once() {
-    let mut random = Random(seed());
+    let mut rounds = Rounds::all();
     let server = MailServer::start(Kind::Dovecot, SESSIONS as u32);
     let imap = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let second = format!(
@@ -225,18 +221,8 @@ fn what_was_removed_through_a_killed_daemon_is_in_the_vault_once() {
         let user = server.user(number as u32 + 1);
         client(&ledger, server.imap(), front, &user, habit);
     };
-    under_load_of(&ledger, one, |ledger| {
-        for round in 0..rounds() {
-            ledger.random_instant(&mut random, 12);
-            mailtee.kill();
-            if round % 8 == 7 {
-                // and once more while it recovers
-                mailtee.spawn();
-                spin(random.below(120_000));
-                mailtee.kill();
-            }
-            mailtee.start();
-        }
+    ledger.under_load_of(one, || {
+        rounds.kill(&mut mailtee, || ledger.acknowledged(), 12);
     });
     check(&ledger, &mailtee, &server, imap);
 }

@@ -201,6 +201,9 @@ mod imap_cases;
 /// What holds for every IMAP session: relayed is said, copied is what passed, and no bytes break the watcher.
 mod imap_laws;
 
+/// Inputs on which a fuzzer once failed: each still holds.
+mod fuzz_kept;
+
 // It is kept, and goes on.
 
 /// The journal on a disk that runs full: what it answers, what it keeps, how it comes back.

@@ -36,6 +36,11 @@ pub(super) fn read_channel(section: &mut Section<'_>, allow_inline: bool) -> Opt
     }
     let proxy_user: Option<String> = section.optional("proxy_user");
     let proxy_password = read_secret(section, &PROXY_PASSWORD, allow_inline);
+    match (&proxy_user, &proxy_password) {
+        (Some(_), None) => section.complain("proxy_password_file", "the password of `proxy_user`"),
+        (None, Some(_)) => section.complain("proxy_user", "the user whose password is given"),
+        _ => {}
+    }
     Options {
         ca_file: section.path("ca_file"),
         client_certificate,

@@ -274,7 +274,8 @@ pub(super) fn read_tls_implicit(
 ) -> bool {
     let words = [("starttls", false), ("implicit", true)];
     let is_implicit = section.choice("tls", &words);
-    if section.has("tls") && identity.is_none() {
+    let is_half = section.has("certificate") || section.has("key");
+    if section.has("tls") && identity.is_none() && !is_half {
         section.complain("certificate", "our certificate for `tls`, PEM");
     }
     is_implicit.unwrap_or(false)

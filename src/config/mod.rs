@@ -4,6 +4,8 @@
 //! faults. Secrets come from files or the environment and stand in the file itself only where `allow_inline_secrets`
 //! says so. Relative paths start at the file's own folder. Nothing here opens a socket or starts anything.
 
+#[cfg(test)]
+mod at_once;
 mod auto;
 mod channel;
 mod criterion;
@@ -143,7 +145,9 @@ fn read_top(mut top: Section<'_>, file: &Path) -> Option<Config> {
     let admin = read_admin(top.section("admin"));
     let journal = read_journal(top.section("journal"), &data_dir);
     let dedup = read_dedup(top.section("dedup"), &data_dir);
-    let vault = vault::read_vault(top.section("vault"), &data_dir);
+    let vault = top.section("vault");
+    let has_certificate = vault.has("certificate");
+    let vault = vault::read_vault(vault, &data_dir);
     let frontends = read_frontends(&mut top);
     let allow_inline = top.or("allow_inline_secrets", false);
     let own_domains: Vec<DomainPattern> = top.or("own_domains", Vec::new());
@@ -151,10 +155,7 @@ fn read_top(mut top: Section<'_>, file: &Path) -> Option<Config> {
     if vault.is_none() && !top.has("target") {
         top.complain("target", "a [[target]], or the embedded [vault]");
     }
-    if let Some(vault) = &vault
-        && vault.identity.is_some()
-        && !top.has("target")
-    {
+    if has_certificate && !top.has("target") {
         // Its name is the certificate's, which only the operator knows.
         top.complain(
             "target",
@@ -265,7 +266,7 @@ fn read_journal(mut section: Section<'_>, data_dir: &Path) -> journal::Options {
     if options.segment_bytes < Bytes::kib(64).0 || options.segment_bytes > Bytes::gib(1).0 {
         section.complain("segment_bytes", "a size from 64 KiB to 1 GiB");
     }
-    if options.capacity_bytes < 2 * options.segment_bytes {
+    if options.capacity_bytes < options.segment_bytes.saturating_mul(2) {
         section.complain("capacity_bytes", "at least twice `segment_bytes`");
     }
     if options.large_bytes_min > options.segment_bytes / 4 {

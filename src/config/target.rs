@@ -132,14 +132,19 @@ fn read_jmap(section: &mut Section<'_>, allow_inline: bool) -> Option<jmap::Opti
             section.complain(key, "at least 1");
         }
     }
+    let account = section.optional("account");
+    let mailbox = section.or("mailbox", default.mailbox);
+    let keywords = section.or("keywords", default.keywords);
+    let channel = read_channel(section, allow_inline);
+    // All was asked for: what is missing hides no other fault.
     Some(jmap::Options {
         url: url?,
-        account: section.optional("account"),
-        mailbox: section.or("mailbox", default.mailbox),
+        account,
+        mailbox,
         sightings_mailbox: sightings,
-        keywords: section.or("keywords", default.keywords),
+        keywords,
         batch,
-        channel: read_channel(section, allow_inline),
+        channel,
     })
 }
 

@@ -18,7 +18,7 @@ pub(super) fn read_vault(mut section: Section<'_>, data_dir: &Path) -> Option<Op
     let default = Options::new(listen, dir.unwrap_or_else(|| data_dir.join("vault")));
     let limits = default.limits;
     let identity = read_identity(&mut section);
-    if identity.is_some() && section.has("names") {
+    if section.has("certificate") && section.has("names") {
         section.complain(
             "names",
             "no `names` beside a `certificate`, which has its own",

@@ -101,6 +101,18 @@ impl Vault {
         emails
     }
 
+    /// The id of the e-mail of each blob id; two of one content are a failure.
+    #[track_caller]
+    pub fn each_once(&self) -> BTreeMap<String, String> {
+        let mut of_blob = BTreeMap::new();
+        for (id, blob) in self.emails() {
+            if let Some(other) = of_blob.insert(blob, id.clone()) {
+                panic!("{id} is there twice, as {other} too");
+            }
+        }
+        of_blob
+    }
+
     /// Every sighting, as the vault gives it: `sighting`, `acceptance`, `emailId`, `difference`.
     pub fn sightings(&self) -> Vec<Value> {
         let ids = self.ids("Sighting/query", json!({}));

@@ -132,19 +132,20 @@ impl Watcher {
 
     fn client_piece(&mut self, piece: &[u8]) -> Move {
         let may_remove = self.client.may_remove(piece);
+        // Whatever it is: only as a whole is it surely no login.
+        let is_taken = self.withholds_logins() && matches!(self.client.state, State::Line);
         let is_released = self.client.line.kept.len() + piece.len() > LINE_BYTES_MAX;
         if may_remove
             && is_released
+            && !is_taken
             && let Some(first) = self.settle_first()
         {
             return first;
         }
-        let withholds = self.withholds_logins();
         let line = &mut self.client.line;
         let before = line.kept.len();
         line.add(piece);
-        // Whatever it is: only as a whole is it surely no login.
-        if withholds && matches!(self.client.state, State::Line) {
+        if is_taken {
             return Move::Take(piece.len());
         }
         let is_held = match self.client.state {

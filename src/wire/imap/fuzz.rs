@@ -59,6 +59,14 @@ pub enum Seen {
 }
 
 impl Seen {
+    /// Whoever is let in may say anything.
+    fn ends_withholding(&self) -> bool {
+        matches!(
+            self,
+            Self::Authenticated(_) | Self::StartTls | Self::Lost(_)
+        )
+    }
+
     /// Without what has been heard by then: of a line that is not whole it is less or more.
     fn timeless(&self) -> Self {
         let mut seen = self.clone();
@@ -213,14 +221,16 @@ struct Talk {
     by_client: Vec<u8>,
     by_server: Vec<u8>,
     session: Session,
+    /// So many bytes the server had heard in the turns before anybody was let in, TLS began or track was lost.
+    heard: usize,
     /// The client spoke before it was its turn: what it said is read as soon as the server has said enough.
     was_put_off: bool,
 }
 
 /// Bytes of either side, as they come: 0xfe and 0xff say that what follows is the client's or the server's. Whatever they
 /// are, little is held; chunking changes nothing; what is said is heard, in its order, but for lines that are edited; and
-/// what is copied was said. Where logins are withheld, no LOGIN is with the server.
-pub fn scramble(input: &[u8], size: usize) {
+/// what is copied was said. Where logins are withheld, the server hears nothing that may be one. Gives the copies.
+pub fn scramble(input: &[u8], size: usize) -> Vec<Vec<u8>> {
     let withholding = Rules {
         withholds_logins: true,
         ..Rules::default()
@@ -230,12 +240,17 @@ pub fn scramble(input: &[u8], size: usize) {
         ..withholding
     };
     Talk::hold(input, size, both);
-    let talk = Talk::hold(input, size, Rules::default());
-    talk.check();
-    talk.is_the_same_whole(input, Rules::default());
     let talk = Talk::hold(input, size, withholding);
     talk.check_withheld();
     talk.is_the_same_whole(input, withholding);
+    let talk = Talk::hold(input, size, Rules::default());
+    talk.check();
+    talk.is_the_same_whole(input, Rules::default());
+    let copies = talk.session.seen.into_iter().filter_map(|seen| match seen {
+        Seen::Committed { content, .. } => Some(content),
+        _ => None,
+    });
+    copies.collect()
 }
 
 impl Talk {
@@ -248,7 +263,15 @@ impl Talk {
         // A name that the server had to ask for is told when the client is next attended to.
         let parted = |session: &Session| -> (Vec<Seen>, Vec<Seen>) {
             let seen = session.seen.iter().map(Seen::timeless);
-            seen.partition(|seen| matches!(seen, Seen::Login { .. } | Seen::Settle { .. }))
+            let (mut asked, told): (Vec<_>, Vec<_>) =
+                seen.partition(|seen| matches!(seen, Seen::Login { .. } | Seen::Settle { .. }));
+            // A line too long to be held is settled before its beginning goes on, and track may be lost with its end.
+            let is_lost = matches!(told.last(), Some(Seen::Lost(_)));
+            let settled = Seen::Settle { heard: 0 };
+            while is_lost && asked.ends_with(&[settled.clone(), settled.clone()]) {
+                asked.pop();
+            }
+            (asked, told)
         };
         assert_eq!(parted(&whole), parted(session));
         assert_eq!(whole.replies, session.replies);
@@ -267,6 +290,7 @@ impl Talk {
         let mut session = Session::new(rules, size);
         let (mut by_client, mut by_server) = (Vec::new(), Vec::new());
         let (mut from_client, mut was_put_off) = (false, false);
+        let mut heard = 0;
         for said in input.split_inclusive(|byte| *byte >= 0xfe) {
             let (said, next) = match said.split_last() {
                 Some((side @ 0xfe.., said)) => (said, *side == 0xfe),
@@ -281,6 +305,9 @@ impl Talk {
             }
             from_client = next;
             was_put_off |= session.is_put_off();
+            if !session.seen.iter().any(Seen::ends_withholding) {
+                heard = session.to_server.len();
+            }
             let watcher = &session.watcher;
             let held = watcher.client.held() + watcher.server.held();
             assert!(held <= HELD_BYTES_MAX, "{held} bytes are held");
@@ -307,6 +334,7 @@ impl Talk {
             by_client,
             by_server,
             session,
+            heard,
             was_put_off,
         }
     }
@@ -317,6 +345,19 @@ impl Talk {
             is_within(to_server, &self.by_client),
             "the server hears what was not said"
         );
+        // An answer to a challenge has no verb, and TLS may begin without us.
+        let words = [&b"AUTHENTICATE"[..], b"STARTTLS"];
+        if words.iter().any(|it| find(&self.by_client, it).is_some()) {
+            return;
+        }
+        let heard = &to_server[..self.heard];
+        for line in heard.split_inclusive(|byte| *byte == b'\n') {
+            assert!(
+                !line.ends_with(b"\n") || is_no_login(line),
+                "it may be a login: {}",
+                line.escape_ascii()
+            );
+        }
     }
 
     fn check(&self) {
@@ -367,6 +408,21 @@ impl Talk {
             );
         }
     }
+}
+
+/// A tag, one of the few commands that are said before a login, and no byte that a server might read as another.
+fn is_no_login(line: &[u8]) -> bool {
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    let mut words = line.splitn(3, |byte| *byte == b' ');
+    let (tag, verb) = (words.next().unwrap_or_default(), words.next());
+    let said = [&b"CAPABILITY"[..], b"ID", b"LOGOUT", b"NOOP"];
+    let is_said = verb.is_some_and(|verb| said.iter().any(|it| verb.eq_ignore_ascii_case(it)));
+    let is_plain = tag
+        .iter()
+        .all(|byte| byte.is_ascii_graphic() && *byte != b'"');
+    line.is_empty()
+        || (is_said && is_plain && !tag.is_empty() && !line.iter().any(u8::is_ascii_control))
 }
 
 /// Line by line: as it was said, or less of it where it has the word by which it is edited, or nothing where we answer it.

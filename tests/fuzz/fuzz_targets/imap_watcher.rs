@@ -3,10 +3,6 @@
 //! begin a turn of the client or of the server.
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
-use mailtee_fuzz::{chunked, wire::imap::fuzz::scramble};
-
-fuzz_target!(|input: &[u8]| {
-    let (step, said) = chunked(input);
-    scramble(said, step);
+libfuzzer_sys::fuzz_target!(|input: &[u8]| {
+    mailtee_fuzz::laws::imap_watcher(input);
 });

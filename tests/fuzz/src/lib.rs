@@ -8,16 +8,4 @@ pub mod message;
 pub mod wire;
 
 pub mod journal;
-
-/// Cuts input into pieces as its first byte says, so that the fuzzer chooses the chunking too.
-pub fn chunked(input: &[u8]) -> (usize, &[u8]) {
-    match input.split_first() {
-        Some((&size, rest)) => (if size == 0 { usize::MAX } else { size.into() }, rest),
-        None => (usize::MAX, input),
-    }
-}
-
-/// The pieces of `bytes`, each at most `size` long.
-pub fn pieces(bytes: &[u8], size: usize) -> impl Iterator<Item = &[u8]> {
-    bytes.chunks(size.min(bytes.len()).max(1))
-}
+pub mod laws;
