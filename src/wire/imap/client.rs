@@ -6,9 +6,10 @@
 use super::{
     COMMANDS, COMMANDS_MAX, COPIES_AT_ONCE, LITERAL, Move, REPLICATION, REPLY, Side, TAG_BYTES_MAX,
     Verdict, Watcher,
-    command::{self, Authenticating, Command, Kind},
+    command::{self, Command, Kind},
     lexis::{Literal, NAME_BYTES_MAX, split_word},
     line::{LINE_BYTES_MAX, Line, Whole},
+    login::Name,
     removing::{Deed, deed},
     saving::Role,
 };
@@ -21,7 +22,7 @@ use crate::{
 pub(super) struct Client {
     pub(super) state: State,
     /// The server's `+` decides what the next bytes are.
-    awaits: bool,
+    pub(super) awaits: bool,
     line: Line,
     /// The line under way was answered when it was so long: its end alone may follow.
     answered: Option<usize>,
@@ -30,7 +31,7 @@ pub(super) struct Client {
     unfinished: Unfinished,
     serial: u32,
     /// LOGIN with its name in a literal: what is with the server already, and what is held back.
-    name: Option<Box<Name>>,
+    pub(super) name: Option<Box<Name>>,
     /// The tag of the command under way, where the server hears nothing of it.
     pub(super) withheld: Option<Box<[u8]>>,
 }
@@ -68,13 +69,6 @@ enum Unfinished {
     Command(u32),
     /// One that was answered before its end.
     Answered,
-}
-
-#[derive(Debug, Default)]
-struct Name {
-    before: Vec<u8>,
-    held: Vec<u8>,
-    bytes: usize,
 }
 
 impl Client {
@@ -312,7 +306,7 @@ impl Watcher {
         self.literal_follows(literal);
     }
 
-    fn unfinished(&mut self) -> Option<&mut Kind> {
+    pub(super) fn unfinished(&mut self) -> Option<&mut Kind> {
         let Unfinished::Command(serial) = self.client.unfinished else {
             return None;
         };
@@ -439,59 +433,6 @@ impl Watcher {
         }
     }
 
-    /// LOGIN's first word is a literal. What the server waits for is passed on, so that it can say `+`.
-    fn name_follows(&mut self, literal: Literal, line: &[u8]) -> Verdict {
-        let mut name = Name {
-            bytes: literal.bytes as usize,
-            ..Name::default()
-        };
-        let verdict = if literal.waits {
-            name.before = line.to_vec();
-            Verdict::Forward
-        } else {
-            name.held = line.to_vec();
-            Verdict::Swallow
-        };
-        self.client.name = Some(Box::new(name));
-        verdict
-    }
-
-    fn name_ends(&mut self) {
-        let Some(name) = self.client.name.take() else {
-            return;
-        };
-        let user = WireText::from(&name.held[name.held.len() - name.bytes..]);
-        if let Some(Kind::Login(login)) = self.unfinished() {
-            *login = Some(user.clone());
-            let before = name.before;
-            self.step(Step::Login { user, before });
-        }
-        if !name.held.is_empty() {
-            self.step(Step::Say(name.held));
-        }
-    }
-
-    /// The client's answer to a challenge.
-    fn sasl_answer(&mut self, whole: &Whole<'_>) {
-        self.client.awaits = true;
-        if whole.text == b"*" {
-            return;
-        }
-        let told = match self.unfinished() {
-            Some(Kind::Authenticate(authenticating)) => {
-                authenticating.sasl.answer(whole.text);
-                let before = std::mem::take(&mut authenticating.line);
-                if whole.long || before.is_empty() {
-                    None
-                } else {
-                    authenticating.login(before)
-                }
-            }
-            _ => None,
-        };
-        self.to_server.steps.extend(told);
-    }
-
     /// The server said `+`: the next bytes are what it asked for.
     pub(super) fn continued(&mut self) {
         if self.client.awaits && matches!(self.client.state, State::Idle) {
@@ -540,17 +481,5 @@ impl Watcher {
         {
             *sink = Sink::Skip;
         }
-    }
-}
-
-impl Authenticating {
-    /// Tells who the user is, once.
-    fn login(&mut self, before: Vec<u8>) -> Option<Step<'static>> {
-        if self.told || !self.moves {
-            return None;
-        }
-        let user = self.sasl.mailbox()?.clone();
-        self.told = true;
-        Some(Step::Login { user, before })
     }
 }

@@ -20,6 +20,7 @@ mod fetch;
 pub mod fuzz;
 mod lexis;
 mod line;
+mod login;
 mod opening;
 mod ours;
 mod reading;
