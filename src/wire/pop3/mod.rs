@@ -18,6 +18,7 @@ mod content;
 pub mod fuzz;
 mod lane;
 mod opening;
+mod ours;
 mod server;
 mod uidl;
 
