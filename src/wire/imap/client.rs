@@ -7,11 +7,12 @@ use super::{
     COMMANDS, COMMANDS_MAX, COPIES_AT_ONCE, LITERAL, Move, REPLICATION, REPLY, Side, TAG_BYTES_MAX,
     Verdict, Watcher,
     command::{self, Command, Kind},
-    lexis::{Literal, NAME_BYTES_MAX, split_word},
+    lexis::{Literal, NAME_BYTES_MAX},
     line::{LINE_BYTES_MAX, Line, Whole},
     login::Name,
     removing::{Deed, deed},
     saving::Role,
+    words::{CommandLine, is_tag},
 };
 use crate::{
     message::WireText,
@@ -83,7 +84,7 @@ impl Client {
         begins
             && matches!(
                 deed(kept.iter().chain(piece).copied()),
-                None | Some(Deed::Removes)
+                None | Some(Deed::Removes | Deed::Unclear)
             )
     }
 
@@ -142,7 +143,9 @@ impl Watcher {
             return Move::Take(piece.len());
         }
         let is_held = match self.client.state {
-            State::Line => line.passed == 0 && (may_remove || command::is_held(&line.kept)),
+            State::Line => {
+                line.passed == 0 && (may_remove || command::is_held(line.kept.iter().copied()))
+            }
             State::Sasl => true,
             _ => false,
         };
@@ -151,7 +154,7 @@ impl Watcher {
         }
         let unsaid = line.kept[line.passed..before].to_vec();
         line.passed = line.kept.len();
-        self.settle(Side::Client, Verdict::Forward, unsaid, piece)
+        self.carry_out(Verdict::Forward, Side::Client, unsaid, piece)
     }
 
     fn client_line(&mut self, piece: &[u8]) -> Move {
@@ -187,10 +190,10 @@ impl Watcher {
         if let Verdict::Wait = verdict {
             line.back_to(before);
             self.client.line = line;
-            return self.settle(Side::Client, verdict, unsaid, piece);
+            return self.carry_out(verdict, Side::Client, unsaid, piece);
         }
         line.clear();
-        self.settle(Side::Client, verdict, unsaid, piece)
+        self.carry_out(verdict, Side::Client, unsaid, piece)
     }
 
     pub(super) fn step(&mut self, step: Step<'static>) {
@@ -210,14 +213,19 @@ impl Watcher {
         }
         let is_one_line = !whole.long && whole.literal == Ok(None);
         if self.withholds_logins() && !(is_one_line && command::passes_in_clear(whole.text)) {
-            let (tag, _) = split_word(whole.text);
-            let is_tag = tag.len() <= TAG_BYTES_MAX && command::is_tag(tag);
-            return self.withhold(if is_tag { tag } else { b"*" }, whole);
+            let tag = CommandLine::of(whole.text).tag;
+            let may_be_told = tag.len() <= TAG_BYTES_MAX && is_tag(tag);
+            return self.withhold(if may_be_told { tag } else { b"*" }, whole);
         }
         let Ok(literal) = whole.literal else {
             self.lost(Side::Client, LITERAL);
             return Verdict::Forward;
         };
+        // No server takes one there: what we would skip as its text is the next command.
+        if literal.is_some() && CommandLine::of(whole.text).verb.is_empty() {
+            self.lost(Side::Client, LITERAL);
+            return Verdict::Forward;
+        }
         let (tag, mut kind) = command::parse(whole.text);
         if tag.len() > TAG_BYTES_MAX {
             self.lost(Side::Client, COMMANDS);
@@ -276,7 +284,7 @@ impl Watcher {
             serial,
             tag: tag.into(),
             kind,
-            doubted: !command::is_tag(tag),
+            doubted: !is_tag(tag),
         });
         match dialogue {
             Some(state) => {
