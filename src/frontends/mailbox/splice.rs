@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     message::WireText,
-    net::Address,
+    net::{Address, Peer},
     wire::{
         sasl::overwrite,
         watch::{Hint, Step, Watch},
@@ -77,6 +77,7 @@ pub(super) enum End {
 pub(super) struct Splice {
     mailbox: Arc<Mailbox>,
     session: String,
+    peer: Peer,
     watcher: Mutex<Box<dyn Watch + Send>>,
     copies: Copies,
     began: Instant,
@@ -89,6 +90,8 @@ pub(super) struct Splice {
     answered: Notify,
     /// The client has said its secret: what it says before that is overwritten as soon as it is handed on.
     is_let_in: AtomicBool,
+    /// A login was refused for want of TLS.
+    has_withheld: AtomicBool,
     /// Where the session's server is, if it is not the front end's own.
     server: Mutex<Option<Address>>,
 }
@@ -104,12 +107,14 @@ impl Splice {
     pub(super) fn new(
         mailbox: Arc<Mailbox>,
         session: String,
+        peer: Peer,
         watcher: Box<dyn Watch + Send>,
     ) -> Self {
         Self {
             copies: Copies::new(mailbox.clone(), session.clone()),
             mailbox,
             session,
+            peer,
             watcher: Mutex::new(watcher),
             began: Instant::now(),
             moved: AtomicU64::new(0),
@@ -117,6 +122,7 @@ impl Splice {
             server_busy: AtomicBool::new(false),
             answered: Notify::new(),
             is_let_in: AtomicBool::new(false),
+            has_withheld: AtomicBool::new(false),
             server: Mutex::default(),
         }
     }
@@ -312,7 +318,6 @@ impl Splice {
         to: &Leg,
         read: &mut Vec<Ended>,
     ) -> Result<(Option<Turn>, usize), End> {
-        let back = |error| End::Lost(side, error);
         let mut on = Onward::new(side, buffer, to);
         let mut input = buffer;
         loop {
@@ -332,12 +337,10 @@ impl Splice {
                         overwrite(&mut line);
                     }
                 }
-                Some(Step::Reply(line)) => {
-                    // What the server has said before it may still be on its way.
-                    while side == Side::Client && self.server_busy.load(Relaxed) {
-                        self.answered.notified().await;
-                    }
-                    from.write(&line).await.map_err(back)?;
+                Some(Step::Reply(line)) => self.reply(side, from, &line).await?,
+                Some(Step::Withhold { reply }) => {
+                    self.withheld();
+                    self.reply(side, from, &reply).await?;
                 }
                 Some(Step::StartTls { reply }) => {
                     on.turn(Turn::StartTls { reply });
@@ -381,6 +384,16 @@ impl Splice {
         }
     }
 
+    /// Back to the side that spoke.
+    async fn reply(&self, side: Side, from: &Leg, line: &[u8]) -> Result<(), End> {
+        // What the server has said before it may still be on its way.
+        while side == Side::Client && self.server_busy.load(Relaxed) {
+            self.answered.notified().await;
+        }
+        let written = from.write(line).await;
+        written.map_err(|error| End::Lost(side, error))
+    }
+
     /// The server of this user, where it is not the one that the session has.
     fn other_server(&self, user: &WireText) -> Option<Address> {
         let options = &self.mailbox.options;
@@ -421,11 +434,22 @@ impl Splice {
             Step::Pass(_)
             | Step::Say(_)
             | Step::Reply(_)
+            | Step::Withhold { .. }
             | Step::Settle
             | Step::StartTls { .. }
             | Step::Login { .. }
             | Step::Content { .. }
             | Step::Commit { .. } => {}
+        }
+    }
+
+    /// A login was refused. Clients try again and again: the log has it once a session.
+    fn withheld(&self) {
+        const REASON: &str = "cleartext_login";
+        let frontend = &self.mailbox.options.name;
+        self.mailbox.metrics.session_error(frontend, REASON);
+        if !self.has_withheld.swap(true, Relaxed) {
+            warn!(%frontend, session = %self.session, peer = %self.peer, reason = REASON, "login refused: it would have shown its secret on a connection without TLS");
         }
     }
 

@@ -2,8 +2,13 @@
 
 use std::mem;
 
-use super::{ours::refusal, uidl::number, *};
-use crate::wire::sasl::{self, extend, wipe};
+use super::{
+    ours::{passes_in_clear, refusal},
+    uidl::number,
+    words::{Verb, command},
+    *,
+};
+use crate::wire::sasl::{extend, wipe};
 
 /// A line that must be whole before it is handed on may be so long (RFC 4954 section 4 asks for no more); a longer one is
 /// handed on as it comes.
@@ -11,16 +16,8 @@ const LINE_BYTES_MAX: usize = 12_288;
 /// So much of a line that is handed on in pieces is kept: the command and its first arguments.
 const COMMAND_BYTES_MAX: usize = 64;
 
-/// One more than the longest command that we know: what is longer may be a secret that went astray.
-const VERB_BYTES_MAX: usize = 8;
-
 /// Commands that are handed on whole, if at all.
 const WHOLE: [&[u8]; 6] = [b"USER", b"APOP", b"AUTH", b"STLS", b"XCLIENT", b"QUIT"];
-
-/// While logins are withheld, these pass, and AUTH of a mechanism that shows no secret.
-const IN_CLEAR: [&[u8]; 8] = [
-    b"", b"CAPA", b"APOP", b"STLS", b"QUIT", b"NOOP", b"LANG", b"UTF8",
-];
 
 /// Where in a line the client is.
 #[derive(Debug, Default)]
@@ -45,6 +42,8 @@ enum Verdict {
     /// Once the server has said all that it is asked for already.
     Later,
     Refuse(&'static str),
+    /// It is a login that shows its secret, or half of one.
+    Withhold,
     StartTls,
     /// Once the copies are settled.
     Settle,
@@ -79,14 +78,15 @@ impl Watcher {
                 self.saying = Saying::Withheld;
                 Heard::More
             }
-            LineEnd::TooLong if self.is_quit(unseen) && !self.is_alone() => {
+            LineEnd::TooLong if self.may_remove(unseen) && !self.is_alone() => {
                 self.client.pass(input).into()
             }
-            LineEnd::TooLong if self.is_quit(unseen) && !mem::take(&mut self.is_settled) => {
+            LineEnd::TooLong if self.may_remove(unseen) && !self.is_settled => {
                 self.is_settled = true;
                 Heard::Step(Step::Settle)
             }
             LineEnd::Awaited | LineEnd::TooLong => {
+                self.is_settled = false;
                 let mut kept = Vec::new();
                 keep(&mut kept, &self.client.held);
                 self.saying = Saying::Rest(kept);
@@ -109,33 +109,32 @@ impl Watcher {
         self.is_quiet() && self.client.seen == 0
     }
 
-    /// Does what is held, and this behind it, begin with QUIT (RFC 1939 section 6: that removes what was marked)?
-    fn is_quit(&self, unseen: &[u8]) -> bool {
-        quits(self.client.held.iter().chain(unseen)) && !self.is_answer()
-    }
-
     /// Is it the server that asked, in a dialogue?
     fn is_answer(&self) -> bool {
         matches!(self.awaited.back(), Some(Awaited::Auth(auth)) if auth.is_prompted)
     }
 
+    /// The verb of what is held, and this behind it.
+    fn verb(&self, unseen: &[u8]) -> Verb {
+        let begun = self.client.held.iter().chain(unseen);
+        Verb::of(begun.take(LINE_BYTES_MAX))
+    }
+
     /// May this, behind what is held, be the beginning of a line that is handed on whole?
     fn must_be_whole(&self, unseen: &[u8]) -> bool {
-        let begun = self.client.held.iter().chain(unseen);
-        let verb = begun.take_while(|byte| !byte.is_ascii_whitespace());
-        let verb: Vec<u8> = verb
-            .take(VERB_BYTES_MAX)
-            .map(u8::to_ascii_uppercase)
-            .collect();
-        let is_begun = self.client.held.len() + unseen.len() > verb.len();
+        let verb = self.verb(unseen);
+        let first = self.client.held.first().or(unseen.first());
         self.is_answer()
             || self.withholds_logins()
-            || self.is_quit(unseen)
-            || WHOLE.iter().any(|whole| match is_begun {
-                true => *whole == verb,
-                false => whole.starts_with(&verb),
-            })
-            || (verb.is_empty() && is_begun)
+            || !verb.is_whole()
+            || verb.may_remove()
+            || WHOLE.contains(&verb.letters())
+            || first.is_some_and(|byte| !byte.is_ascii_graphic())
+    }
+
+    /// May this, behind what is held, be the beginning of a command that removes messages?
+    fn may_remove(&self, unseen: &[u8]) -> bool {
+        !self.is_answer() && self.verb(unseen).may_remove()
     }
 
     /// The line that ends at `end` of what is unseen.
@@ -171,14 +170,15 @@ impl Watcher {
                 self.client.held.truncate(held);
                 return Heard::Step(Step::Settle);
             }
-            Verdict::Refuse(_) | Verdict::StartTls => {}
+            Verdict::Refuse(_) | Verdict::Withhold | Verdict::StartTls => {}
         }
         // All before it was handed on, and answered.
         *input = &input[seen + end..];
         wipe(&mut self.client.held);
         self.client.held = Vec::new();
         Heard::Step(match verdict {
-            Verdict::Refuse(reply) => refusal(reply),
+            Verdict::Refuse(why) => refusal(why),
+            Verdict::Withhold => self.withhold(),
             _ => Step::StartTls {
                 reply: BEGIN_TLS.to_vec(),
             },
@@ -195,30 +195,32 @@ impl Watcher {
             }
             return Verdict::Pass;
         }
-        let (mut verb, argument) = words(line);
-        if quits(line) {
-            verb = b"QUIT".to_vec();
-        }
-        // These are not asked for beside others: another server, TLS or we are to answer them; and QUIT, which removes.
+        let (verb, argument) = command(line);
+        // These are not asked for beside others: another server, TLS or we are to answer them; and what may remove.
         let is_withheld = self.withholds_logins() && !passes_in_clear(line);
         let is_alone = is_withheld
+            || verb.may_remove()
             || matches!(
-                verb.as_slice(),
-                b"USER" | b"APOP" | b"AUTH" | b"STLS" | b"XCLIENT" | b"QUIT" | b""
+                verb.letters(),
+                b"USER" | b"APOP" | b"AUTH" | b"STLS" | b"XCLIENT" | b""
             );
         if is_alone && !self.is_alone() {
             return Verdict::Later;
         }
-        match verb.as_slice() {
-            _ if is_withheld => return Verdict::Refuse(self.why_withheld()),
-            b"" => return Verdict::Refuse("No command"),
-            b"XCLIENT" => return Verdict::Refuse("XCLIENT is not for clients"),
-            b"STLS" if self.offers_stls() => return Verdict::StartTls,
-            b"STLS" => return Verdict::Refuse("STLS is not available now"),
-            b"QUIT" if !mem::take(&mut self.is_settled) => {
+        match () {
+            () if is_withheld => return Verdict::Withhold,
+            () if verb.letters().is_empty() => return Verdict::Refuse("No command"),
+            () if verb.may_be(b"XCLIENT") => return Verdict::Refuse("XCLIENT is not for clients"),
+            () if verb.is(b"STLS") && self.offers_stls() => return Verdict::StartTls,
+            () if verb.may_be(b"STLS") => return Verdict::Refuse("STLS is not available now"),
+            () if verb.may_remove() && !self.is_settled => {
                 self.is_settled = true;
                 return Verdict::Settle;
             }
+            () => self.is_settled = false,
+        }
+        match verb.letters() {
+            _ if verb.is_unclear() => self.awaited.push_back(Awaited::Unknown),
             b"USER" => {
                 self.named = name(argument);
                 self.login(self.named.clone());
@@ -251,8 +253,9 @@ impl Watcher {
         {
             return auth.answer(b"");
         }
-        let (verb, argument) = words(kept);
-        let awaited = match verb.as_slice() {
+        let (verb, argument) = command(kept);
+        let awaited = match verb.letters() {
+            _ if verb.is_unclear() => Awaited::Unknown,
             b"APOP" => Awaited::Enter(None),
             b"AUTH" if !argument.is_empty() => {
                 // Its mechanism is of no use without the answer.
@@ -260,7 +263,7 @@ impl Watcher {
             }
             // None is so long; a server that thinks otherwise begins TLS.
             b"STLS" => Awaited::Xtnd,
-            _ => self.awaited(&verb, argument),
+            verb => self.awaited(verb, argument),
         };
         self.awaited.push_back(awaited);
     }
@@ -297,45 +300,6 @@ impl Watcher {
             _ => Awaited::Unknown,
         }
     }
-}
-
-/// While logins are withheld: is this surely none that hands over its secret, or half of it? Servers pass over control
-/// characters, each over others, so that a line with one may be any command.
-fn passes_in_clear(line: &[u8]) -> bool {
-    let line = line.strip_suffix(b"\n").unwrap_or(line);
-    let line = line.strip_suffix(b"\r").unwrap_or(line);
-    let (verb, argument) = words(line);
-    let mut mechanism = argument.split(|byte| *byte == b' ');
-    let is_known = match verb.as_slice() {
-        b"AUTH" => mechanism
-            .next()
-            .is_none_or(|name| name.is_empty() || !sasl::shows_secret(name)),
-        verb => IN_CLEAR.contains(&verb),
-    };
-    is_known && !line.iter().any(u8::is_ascii_control)
-}
-
-/// Does it begin with QUIT (RFC 1939 section 6: that removes what was marked)? To some servers a NUL ends a line.
-fn quits<'b>(line: impl IntoIterator<Item = &'b u8>) -> bool {
-    let told = line.into_iter();
-    let mut told = told.skip_while(|byte| byte.is_ascii_whitespace());
-    let is_it = b"QUIT".iter().all(|letter| {
-        let next = told.next();
-        next.is_some_and(|byte| byte.eq_ignore_ascii_case(letter))
-    });
-    is_it
-        && told
-            .next()
-            .is_some_and(|byte| !byte.is_ascii_alphanumeric())
-}
-
-/// The command in capitals, and what is behind it.
-fn words(line: &[u8]) -> (Vec<u8>, &[u8]) {
-    let line = line.trim_ascii();
-    let end = line.iter().position(u8::is_ascii_whitespace);
-    let (verb, argument) = line.split_at(end.unwrap_or(line.len()));
-    let verb = &verb[..verb.len().min(VERB_BYTES_MAX)];
-    (verb.to_ascii_uppercase(), argument.trim_ascii())
 }
 
 fn name(argument: &[u8]) -> Option<WireText> {

@@ -1,11 +1,15 @@
 //! What is ours to answer in the server's place: a login that is withheld, to its end, however long it is.
 
-use super::*;
-use crate::wire::sasl::wipe;
+use super::{words::command, *};
+use crate::wire::{
+    sasl::{self, wipe},
+    watch::why_withheld,
+};
 
-// To a login that is withheld (RFC 3206 section 4), where we have a certificate, and where we have none.
-const USE_TLS: &str = "[AUTH] Passwords are not taken without TLS: say STLS first";
-const NO_TLS: &str = "[AUTH] Passwords are not taken without TLS, and there is none here: the operator must set certificate";
+/// While logins are withheld, these pass, and AUTH of a mechanism that shows no secret.
+const IN_CLEAR: [&[u8]; 8] = [
+    b"", b"CAPA", b"APOP", b"STLS", b"QUIT", b"NOOP", b"LANG", b"UTF8",
+];
 
 impl Watcher {
     /// Takes a login up to its end, where it is answered.
@@ -24,19 +28,35 @@ impl Watcher {
         }
         *input = &input[1..];
         self.saying = Saying::Begin;
-        Heard::Step(refusal(self.why_withheld()))
+        Heard::Step(self.withhold())
     }
 
-    pub(super) fn why_withheld(&self) -> &'static str {
-        match self.rules.stls {
-            true => USE_TLS,
-            false => NO_TLS,
-        }
+    /// RFC 3206 section 4.
+    pub(super) fn withhold(&self) -> Step<'static> {
+        let why = why_withheld(self.rules.stls.then_some("STLS"));
+        let reply = format!("-ERR [AUTH] {why}\r\n").into_bytes();
+        Step::Withhold { reply }
     }
 }
 
 pub(super) fn refusal(why: &str) -> Step<'static> {
     Step::Reply(format!("-ERR {why}\r\n").into_bytes())
+}
+
+/// While logins are withheld: is this surely none that hands over its secret, or half of it? Servers pass over control
+/// characters, each over others, so that a line with one may be any command.
+pub(super) fn passes_in_clear(line: &[u8]) -> bool {
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    let (verb, argument) = command(line);
+    let mut mechanism = argument.split(|byte| *byte == b' ');
+    let is_known = match verb.letters() {
+        b"AUTH" => mechanism
+            .next()
+            .is_none_or(|name| name.is_empty() || !sasl::shows_secret(name)),
+        verb => IN_CLEAR.contains(&verb),
+    };
+    is_known && !verb.is_unclear() && !line.iter().any(u8::is_ascii_control)
 }
 
 #[cfg(test)]
@@ -83,7 +103,7 @@ mod tests {
              C: NOOP
              S: +OK",
         );
-        assert_eq!(refusals(&outcome, NO_TLS), 7);
+        assert_eq!(refusals(&outcome, "[AUTH]"), 7);
         assert_eq!(text(&outcome.to_server), "CAPA\r\nNOOP\r\n");
         let heard = "+OK <1@a>\r\n+OK\r\nTOP\r\nSASL CRAM-MD5\r\n.\r\n+OK\r\n";
         assert_eq!(text(&outcome.to_client), heard);
@@ -137,7 +157,10 @@ mod tests {
              C: PASS secret
              S: +OK",
         );
-        assert_eq!(text(&outcome.replies), format!("-ERR {USE_TLS}\r\n"));
+        assert_eq!(
+            text(&outcome.replies),
+            "-ERR [AUTH] Passwords are not taken without TLS: say STLS first\r\n"
+        );
         let heard = "+OK\r\n+OK\r\nSTLS\r\n.\r\n+OK\r\nUSER\r\n.\r\n+OK\r\n+OK\r\n";
         assert_eq!(text(&outcome.to_client), heard);
         assert_eq!(outcome.place.user, Some("anna".into()));
@@ -164,7 +187,7 @@ mod tests {
              S: +OK
              S: +OK",
         );
-        assert_eq!(refusals(&outcome, NO_TLS), 1);
+        assert_eq!(refusals(&outcome, "[AUTH]"), 1);
         assert_eq!(text(&outcome.to_server), "NOOP\r\nNOOP\r\nQUIT\r\n");
     }
 
@@ -182,7 +205,7 @@ mod tests {
         ];
         for step in [1, 100, usize::MAX] {
             let outcome = session(WITHHOLDS, &said, step);
-            assert_eq!(refusals(&outcome, NO_TLS), 3, "{step}");
+            assert_eq!(refusals(&outcome, "[AUTH]"), 3, "{step}");
             assert_eq!(text(&outcome.to_server), "NOOP\r\nQUIT\r\n");
             assert!(outcome.kept.concat().is_empty());
         }
