@@ -1,11 +1,8 @@
-//! The words of a client's line: its tag, its verb and what is behind. All that reads them reads them here, in one of two
-//! ways.
+//! The words of a client's line, tag and verb and what is behind, for all that reads them.
 //!
 //! [`CommandLine`] is strict: RFC 9051 section 9 knows a tag, one space, a verb, and behind one more space what the verb is
-//! about. It says what a command is, where all servers agree.
-//!
-//! [`Words`] is forgiving: it takes what any server takes, and says where nobody can tell. By it a command is held that may
-//! remove messages, or that must be whole first. Servers were asked what they carry out as EXPUNGE:
+//! about. It says what a command is. [`Words`] is forgiving: it takes what any server takes, and says where nobody can tell.
+//! By it a line is held that may remove messages, or must be whole. Servers were asked what they carry out as EXPUNGE:
 //!
 //! | | Dovecot 2.3 | Cyrus 3.6 | Courier |
 //! |---|---|---|---|
@@ -13,7 +10,7 @@
 //! | the verb ends at | CR | NUL | NUL |
 //! | the tag may be | as in the RFC | `+`, with a NUL | `+`, `a*`, with a NUL |
 //! | the line ends at | LF | LF | LF |
-//! | a literal for tag or verb | no: its text is the next line | no, too | no, too |
+//! | a literal may be tag or verb | no: its text is the next line | no | no |
 
 use super::lexis::split_word;
 
