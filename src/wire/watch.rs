@@ -188,6 +188,13 @@ impl Hint {
     }
 }
 
+/// The beginning of what was said, to be read.
+pub(super) fn shown(line: &[u8]) -> String {
+    let line = line.trim_ascii();
+    let line = &line[..line.len().min(200)];
+    String::from_utf8_lossy(line).escape_debug().to_string()
+}
+
 /// What a client is told whose login is withheld; `command` begins TLS, where we have a certificate.
 pub(super) fn why_withheld(command: Option<&str>) -> String {
     let what = match command {

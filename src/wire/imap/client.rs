@@ -143,9 +143,7 @@ impl Watcher {
             return Move::Take(piece.len());
         }
         let is_held = match self.client.state {
-            State::Line => {
-                line.passed == 0 && (may_remove || command::is_held(line.kept.iter().copied()))
-            }
+            State::Line => line.passed == 0 && (may_remove || command::is_held(&line.kept)),
             State::Sasl => true,
             _ => false,
         };
@@ -268,7 +266,8 @@ impl Watcher {
                     // With an initial response, nothing was said before it.
                     let told = authenticating.login(Vec::new());
                     self.to_server.steps.extend(told);
-                    if memchr::memchr_iter(b' ', whole.text).count() == 2 {
+                    let arguments = CommandLine::of(whole.text).arguments;
+                    if !arguments.contains(&b' ') {
                         authenticating.line = whole.raw.to_vec();
                     }
                 }
