@@ -178,7 +178,7 @@ fn what_a_server_may_take_for_quit_is_held_like_it() {
         (Kind::Cyrus, "QUIT\r\r\n", false),
         (Kind::Courier, "\rQUIT\r\n", true),
         (Kind::Courier, "QUIT\rx\r\n", true),
-        (Kind::Courier, "\tQUIT\r\n", true),
+        (Kind::Courier, "\r QUIT\r\n", true),
         (Kind::Courier, "QU\rIT\r\n", false),
     ];
     for kind in [Kind::Dovecot, Kind::Cyrus, Kind::Courier] {

@@ -209,7 +209,9 @@ impl Watcher {
         }
         match () {
             () if is_withheld => return Verdict::Withhold,
-            () if verb.letters().is_empty() => return Verdict::Refuse("No command"),
+            () if verb.letters().is_empty() && argument.is_empty() => {
+                return Verdict::Refuse("No command");
+            }
             () if verb.may_be(b"XCLIENT") => return Verdict::Refuse("XCLIENT is not for clients"),
             () if verb.is(b"STLS") && self.offers_stls() => return Verdict::StartTls,
             () if verb.may_be(b"STLS") => return Verdict::Refuse("STLS is not available now"),

@@ -453,7 +453,7 @@ mod tests {
             false,
             "S: +OK
              C: RETR 1
-             C: QU\rIT
+             C: \r QUIT
              S: +OK
              S: mail
              S: .
@@ -467,8 +467,8 @@ mod tests {
              S: +OK
              S: +OK",
         );
-        assert_eq!(outcome.settled, [(8, 1), (15, 1)]);
-        let all = "RETR 1\r\nQU\rIT\r\nLIST\0\r\nNOOP\r\nNOOP\r\n";
+        assert_eq!(outcome.settled, [(8, 1), (16, 1)]);
+        let all = "RETR 1\r\n\r QUIT\r\nLIST\0\r\nNOOP\r\nNOOP\r\n";
         assert_eq!(text(&outcome.to_server), all);
         assert!(outcome.told.iter().all(|told| !told.starts_with("Lost")));
         let stray = format!("{}QUIT\r\n", " ".repeat(20_000)).into_bytes();
