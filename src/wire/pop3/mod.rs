@@ -427,61 +427,6 @@ mod tests {
         assert_eq!(outcome.told.len(), 1, "{outcome:?}");
     }
 
-    /// Dovecot passes over a CR before the login, and takes a NUL for the verb's end: it would believe both.
-    #[test]
-    fn what_is_ours_is_so_with_a_stray_character_in_it() {
-        let outcome = talk(
-            true,
-            "S: +OK
-             C: XCL\rIENT ADDR=192.0.2.1
-             C: XCLIENT\0 ADDR=192.0.2.1
-             C: ST\rLS
-             C: STLS\0
-             C: \x01
-             C: NOOP
-             S: +OK",
-        );
-        assert_eq!(text(&outcome.to_server), "NOOP\r\n");
-        assert_eq!(text(&outcome.replies).matches("-ERR").count(), 5);
-        assert!(outcome.settled.is_empty());
-    }
-
-    /// What one server takes for nothing may be QUIT to another, or a command with a list.
-    #[test]
-    fn what_has_a_stray_character_in_its_verb_is_held_like_quit() {
-        let outcome = talk(
-            false,
-            "S: +OK
-             C: RETR 1
-             C: \r QUIT
-             S: +OK
-             S: mail
-             S: .
-             C: LIST\0
-             S: -ERR what?
-             C: NOOP
-             S: +OK
-             S: 1 5
-             S: .
-             C: NOOP
-             S: +OK
-             S: +OK",
-        );
-        assert_eq!(outcome.settled, [(8, 1), (16, 1)]);
-        let all = "RETR 1\r\n\r QUIT\r\nLIST\0\r\nNOOP\r\nNOOP\r\n";
-        assert_eq!(text(&outcome.to_server), all);
-        assert!(outcome.told.iter().all(|told| !told.starts_with("Lost")));
-        let stray = format!("{}QUIT\r\n", " ".repeat(20_000)).into_bytes();
-        let long = format!("Q\rUIT {}\r\n", "x".repeat(20_000)).into_bytes();
-        for line in [stray, long] {
-            let said = [(Side::Server, b"+OK\r\n".to_vec()), (Side::Client, line)];
-            for step in [1, 100, usize::MAX] {
-                let outcome = session(Rules::default(), &said, step);
-                assert_eq!(outcome.settled, [(0, 0)], "{step}");
-            }
-        }
-    }
-
     #[test]
     fn commands_that_nobody_knows_may_have_a_list_or_none() {
         let outcome = talk(
