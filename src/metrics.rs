@@ -93,7 +93,7 @@ pub const FORWARD_OUTCOMES: [&str; 6] = [
 const REQUEST_RESULTS: [&str; 4] = ["ok", "transient", "refused", "unauthorized"];
 
 /// The values of `reason` in `session_errors_total`.
-pub const SESSION_ERRORS: [&str; 17] = [
+pub const SESSION_ERRORS: [&str; 18] = [
     "too_many_sessions",
     "too_many_from_address",
     "line_too_long",
@@ -107,6 +107,8 @@ pub const SESSION_ERRORS: [&str; 17] = [
     "client_lost",
     "tls_handshake",
     "starttls_injection",
+    // A command of a mailbox client that would have shown a secret on a connection without TLS; the session goes on.
+    "cleartext_login",
     "proxy_protocol",
     "bare_line_end",
     "protocol",
@@ -224,7 +226,7 @@ impl Metrics {
             session_errors_total: counter_vec(
                 r,
                 "session_errors_total",
-                "Sessions or transactions cut short, by reason.",
+                "Sessions, transactions or logins cut short, by reason.",
                 &["frontend", "reason"],
             ),
             upstream_connections_total: counter_vec(
@@ -405,7 +407,7 @@ impl Metrics {
         let _ = self.forward_restarts_total.remove_label_values(series);
     }
 
-    /// Counts a session or transaction cut short; `reason` is one of [`SESSION_ERRORS`].
+    /// Counts a session, transaction or login cut short; `reason` is one of [`SESSION_ERRORS`].
     pub fn session_error(&self, frontend: &str, reason: &'static str) {
         debug_assert!(SESSION_ERRORS.contains(&reason), "unknown reason {reason}");
         self.session_errors_total

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use crate::{
     auto_frontend::wait_for_greeting,
-    kit::{ImapClient, MailServer, daemon::Setting, mailbox::Kind, wait_until},
+    kit::{ImapClient, MailServer, Mailtee, daemon::Setting, mailbox::Kind, wait_until},
     mailbox_imap::before,
     mailbox_secure::{Certificate, for_clients, to_server},
 };
@@ -34,6 +34,14 @@ fn elsewhere(address: SocketAddr) -> (ImapClient, String) {
 fn offers(list: &str, word: &str) -> bool {
     list.split(|c: char| c.is_whitespace() || "[]".contains(c))
         .any(|offered| offered == word)
+}
+
+/// Counted, once each, and told once a session.
+fn withheld(mailtee: &Mailtee) -> f64 {
+    let told = mailtee.log().matches("login refused").count();
+    assert_eq!(told, 1, "{}", mailtee.log());
+    let labels = [("frontend", "front"), ("reason", "cleartext_login")];
+    mailtee.metrics().value("session_errors_total", &labels)
 }
 
 /// Dovecot's lines of this kind.
@@ -107,6 +115,7 @@ fn no_password_crosses_a_clear_leg_in_imap() {
             let line = client.line().expect("an answer");
             assert!(line.starts_with(tag.as_bytes()), "{}", line.escape_ascii());
         }
+        assert_eq!(withheld(&mailtee), 5.0);
         client.ok("LOGOUT");
         wait_until(SOON, "Dovecot logs that nobody tried", || {
             let none = logged(&server, "no auth attempts");
@@ -155,6 +164,7 @@ fn no_password_crosses_a_clear_leg_in_pop3() {
             assert!(answer.starts_with("-ERR [AUTH]"), "{command}: {answer}");
             assert!(answer.contains("STLS"), "{answer}");
         }
+        assert_eq!(withheld(&mailtee), 4.0);
         let said = format!("CAPA\r\nUSER {name}\r\nPASS {password}\r\nQUIT\r\n");
         client.send(said.as_bytes()).expect("it listens");
         let rest = client.rest().expect("the end");

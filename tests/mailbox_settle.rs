@@ -29,7 +29,11 @@ fn message(number: u32) -> Vec<u8> {
 
 /// A server of one message a user.
 fn with_mail(users: u32) -> MailServer {
-    let server = MailServer::start(Kind::Dovecot, users);
+    with_mail_at(Kind::Dovecot, users)
+}
+
+fn with_mail_at(kind: Kind, users: u32) -> MailServer {
+    let server = MailServer::start(kind, users);
     for number in 1..=users {
         let mut direct = ImapClient::logged_in(server.imap(), &server.user(number));
         let answer = direct.append("INBOX", "", &message(number));
@@ -159,6 +163,64 @@ fn whatever_removes_is_held_until_the_copy_is_durable() {
     let archive = archive(&mailtee);
     for number in 1..=commands.len() as u32 {
         archive.one_with(&message(number), "what was read");
+    }
+}
+
+/// Servers take more than `QUIT` for it, each something else; what any of them may take is held before all.
+#[test]
+fn what_a_server_may_take_for_quit_is_held_like_it() {
+    let lines = [
+        (Kind::Dovecot, "QUIT\0x\r\n", true),
+        (Kind::Dovecot, "QU\rIT\r\n", false),
+        (Kind::Dovecot, "\rQUIT\r\n", false),
+        (Kind::Cyrus, "QUIT\0x\r\n", true),
+        (Kind::Cyrus, "QU\rIT\r\n", false),
+        (Kind::Cyrus, "QUIT\r\r\n", false),
+        (Kind::Courier, "\rQUIT\r\n", true),
+        (Kind::Courier, "QUIT\rx\r\n", true),
+        (Kind::Courier, "\r QUIT\r\n", true),
+        (Kind::Courier, "QU\rIT\r\n", false),
+    ];
+    for kind in [Kind::Dovecot, Kind::Cyrus, Kind::Courier] {
+        let lines: Vec<_> = lines.iter().filter(|line| line.0 == kind).collect();
+        let server = with_mail_at(kind, lines.len() as u32);
+        let mailtee = before("pop3", server.pop3()).start();
+        let mut clients: Vec<_> = (1..=lines.len() as u32)
+            .map(|number| pop3(mailtee.frontend, &server.user(number)))
+            .collect();
+        let slow = SlowSyncs::of(&mailtee, SECONDS);
+        thread::scope(|scope| {
+            for (client, (_, line, removes)) in clients.iter_mut().zip(&lines) {
+                let mailtee = &mailtee;
+                scope.spawn(move || {
+                    client
+                        .send(format!("RETR 1\r\nDELE 1\r\n{line}").as_bytes())
+                        .expect("it listens");
+                    ok(client);
+                    while client.line().expect("the message") != b"." {}
+                    ok(client);
+                    assert_eq!(outcomes(mailtee, "captured"), 0.0, "{kind:?} {line:?}");
+                    let answer = client.line().expect("an answer");
+                    let is_held = outcomes(mailtee, "captured") > 0.0;
+                    assert!(is_held, "{kind:?} {line:?}");
+                    let is_taken = answer.starts_with(b"+OK");
+                    assert_eq!(is_taken, *removes, "{kind:?} {line:?}");
+                    if is_taken {
+                        assert!(client.rest().expect("the end").is_empty());
+                    }
+                });
+            }
+        });
+        drop(slow);
+        drop(clients);
+        wait_until_all_ended(&mailtee);
+        for (number, (_, line, removes)) in (1..).zip(&lines) {
+            wait_until(SOON, "the mailbox is as it should be", || {
+                let left = server.account(&server.user(number))["INBOX"].len();
+                (left == usize::from(!removes)).then_some(())
+            });
+            archive(&mailtee).one_with(&message(number), line);
+        }
     }
 }
 

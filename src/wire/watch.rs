@@ -88,6 +88,8 @@ pub enum Step<'a> {
     Say(Vec<u8>),
     /// Back to the side that spoke, which the other side hears nothing of.
     Reply(Vec<u8>),
+    /// Back to the client: a login that would have shown its secret. The server hears nothing of it.
+    Withhold { reply: Vec<u8> },
     /// The client's next command can take messages out of the mailbox: none of it is handed on before every whole message
     /// that passed up to now is durable, or is a gap. All that the server was asked for before it has come.
     Settle,
@@ -184,4 +186,20 @@ impl Hint {
             Self::Unseen => "unseen",
         }
     }
+}
+
+/// The beginning of what was said, to be read.
+pub(super) fn shown(line: &[u8]) -> String {
+    let line = line.trim_ascii();
+    let line = &line[..line.len().min(200)];
+    String::from_utf8_lossy(line).escape_debug().to_string()
+}
+
+/// What a client is told whose login is withheld; `command` begins TLS, where we have a certificate.
+pub(super) fn why_withheld(command: Option<&str>) -> String {
+    let what = match command {
+        Some(command) => format!(": say {command} first"),
+        None => ", and there is none here: the operator must set certificate".to_owned(),
+    };
+    format!("Passwords are not taken without TLS{what}")
 }

@@ -9,6 +9,7 @@ mod copies;
 mod dialect;
 mod known;
 mod leg;
+mod onward;
 mod options;
 mod pending;
 mod session;

@@ -62,7 +62,12 @@ impl Session {
             }
         };
         let watcher = self.mailbox.dialect.watcher(self.entry(&client));
-        let splice = Splice::new(self.mailbox.clone(), self.id.clone(), watcher);
+        let splice = Splice::new(
+            self.mailbox.clone(),
+            self.id.clone(),
+            self.caller.peer,
+            watcher,
+        );
         let (mut client, mut server) = (Leg::new(client), Leg::new(stream));
         let mut said = greeting;
         let end = loop {

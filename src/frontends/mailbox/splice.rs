@@ -27,12 +27,13 @@ use super::{
     Mailbox,
     copies::{Copies, Ended},
     leg::Leg,
+    onward::Onward,
 };
 use crate::{
     message::WireText,
-    net::Address,
+    net::{Address, Peer},
     wire::{
-        sasl::{extend, overwrite},
+        sasl::overwrite,
         watch::{Hint, Step, Watch},
     },
 };
@@ -76,6 +77,7 @@ pub(super) enum End {
 pub(super) struct Splice {
     mailbox: Arc<Mailbox>,
     session: String,
+    peer: Peer,
     watcher: Mutex<Box<dyn Watch + Send>>,
     copies: Copies,
     began: Instant,
@@ -88,6 +90,8 @@ pub(super) struct Splice {
     answered: Notify,
     /// The client has said its secret: what it says before that is overwritten as soon as it is handed on.
     is_let_in: AtomicBool,
+    /// A login was refused for want of TLS.
+    has_withheld: AtomicBool,
     /// Where the session's server is, if it is not the front end's own.
     server: Mutex<Option<Address>>,
 }
@@ -99,49 +103,18 @@ enum Came {
     Ended,
 }
 
-/// Bytes to be written, as a stretch of the buffer that they lie in: what is shown piece by piece goes in one write.
-struct Stretch<'a> {
-    buffer: &'a [u8],
-    from: usize,
-    to: usize,
-}
-
-impl<'a> Stretch<'a> {
-    fn new(buffer: &'a [u8]) -> Self {
-        Self {
-            buffer,
-            from: 0,
-            to: 0,
-        }
-    }
-
-    /// Adds what follows; none: it lies elsewhere, and what there is must be written first.
-    fn extend(&mut self, bytes: &[u8]) -> Option<()> {
-        let at = (bytes.as_ptr() as usize).checked_sub(self.buffer.as_ptr() as usize)?;
-        if self.from == self.to {
-            (self.from, self.to) = (at, at);
-        }
-        let fits = self.to == at && at + bytes.len() <= self.buffer.len();
-        fits.then(|| self.to = at + bytes.len())
-    }
-
-    fn take(&mut self) -> &'a [u8] {
-        let bytes = &self.buffer[self.from..self.to];
-        self.from = self.to;
-        bytes
-    }
-}
-
 impl Splice {
     pub(super) fn new(
         mailbox: Arc<Mailbox>,
         session: String,
+        peer: Peer,
         watcher: Box<dyn Watch + Send>,
     ) -> Self {
         Self {
             copies: Copies::new(mailbox.clone(), session.clone()),
             mailbox,
             session,
+            peer,
             watcher: Mutex::new(watcher),
             began: Instant::now(),
             moved: AtomicU64::new(0),
@@ -149,6 +122,7 @@ impl Splice {
             server_busy: AtomicBool::new(false),
             answered: Notify::new(),
             is_let_in: AtomicBool::new(false),
+            has_withheld: AtomicBool::new(false),
             server: Mutex::default(),
         }
     }
@@ -344,7 +318,6 @@ impl Splice {
         to: &Leg,
         read: &mut Vec<Ended>,
     ) -> Result<(Option<Turn>, usize), End> {
-        let back = |error| End::Lost(side, error);
         let mut on = Onward::new(side, buffer, to);
         let mut input = buffer;
         loop {
@@ -364,12 +337,10 @@ impl Splice {
                         overwrite(&mut line);
                     }
                 }
-                Some(Step::Reply(line)) => {
-                    // What the server has said before it may still be on its way.
-                    while side == Side::Client && self.server_busy.load(Relaxed) {
-                        self.answered.notified().await;
-                    }
-                    from.write(&line).await.map_err(back)?;
+                Some(Step::Reply(line)) => self.reply(side, from, &line).await?,
+                Some(Step::Withhold { reply }) => {
+                    self.withheld();
+                    self.reply(side, from, &reply).await?;
                 }
                 Some(Step::StartTls { reply }) => {
                     on.turn(Turn::StartTls { reply });
@@ -413,6 +384,16 @@ impl Splice {
         }
     }
 
+    /// Back to the side that spoke.
+    async fn reply(&self, side: Side, from: &Leg, line: &[u8]) -> Result<(), End> {
+        // What the server has said before it may still be on its way.
+        while side == Side::Client && self.server_busy.load(Relaxed) {
+            self.answered.notified().await;
+        }
+        let written = from.write(line).await;
+        written.map_err(|error| End::Lost(side, error))
+    }
+
     /// The server of this user, where it is not the one that the session has.
     fn other_server(&self, user: &WireText) -> Option<Address> {
         let options = &self.mailbox.options;
@@ -453,11 +434,22 @@ impl Splice {
             Step::Pass(_)
             | Step::Say(_)
             | Step::Reply(_)
+            | Step::Withhold { .. }
             | Step::Settle
             | Step::StartTls { .. }
             | Step::Login { .. }
             | Step::Content { .. }
             | Step::Commit { .. } => {}
+        }
+    }
+
+    /// A login was refused. Clients try again and again: the log has it once a session.
+    fn withheld(&self) {
+        const REASON: &str = "cleartext_login";
+        let frontend = &self.mailbox.options.name;
+        self.mailbox.metrics.session_error(frontend, REASON);
+        if !self.has_withheld.swap(true, Relaxed) {
+            warn!(%frontend, session = %self.session, peer = %self.peer, reason = REASON, "login refused: it would have shown its secret on a connection without TLS");
         }
     }
 
@@ -482,93 +474,4 @@ fn forget(buffer: &mut Vec<u8>, said: usize) {
     buffer.copy_within(said.., 0);
     overwrite(&mut buffer[left..]);
     buffer.truncate(left);
-}
-
-/// The way on: to the other leg, or, once another server is wanted, into what that one is to hear first.
-struct Onward<'a> {
-    side: Side,
-    to: &'a Leg,
-    stretch: Stretch<'a>,
-    turn: Option<Turn>,
-}
-
-impl<'a> Onward<'a> {
-    fn new(side: Side, buffer: &'a [u8], to: &'a Leg) -> Self {
-        Self {
-            side,
-            to,
-            stretch: Stretch::new(buffer),
-            turn: None,
-        }
-    }
-
-    async fn pass(&mut self, bytes: &[u8]) -> Result<(), End> {
-        if let Some(Turn::Switch { then, .. }) = &mut self.turn {
-            extend(then, bytes);
-            return Ok(());
-        }
-        if self.stretch.extend(bytes).is_none() {
-            self.flush().await?;
-            if self.stretch.extend(bytes).is_none() {
-                return self.write(bytes).await;
-            }
-        }
-        Ok(())
-    }
-
-    async fn say(&mut self, line: &[u8]) -> Result<(), End> {
-        if let Some(Turn::Switch { then, .. }) = &mut self.turn {
-            extend(then, line);
-            return Ok(());
-        }
-        self.flush().await?;
-        self.write(line).await
-    }
-
-    async fn flush(&mut self) -> Result<(), End> {
-        match self.stretch.take() {
-            b"" => Ok(()),
-            bytes => self.write(bytes).await,
-        }
-    }
-
-    async fn write(&self, bytes: &[u8]) -> Result<(), End> {
-        let hearer = match self.side {
-            Side::Client => Side::Server,
-            Side::Server => Side::Client,
-        };
-        let written = self.to.write(bytes).await;
-        written.map_err(|error| End::Lost(hearer, error))
-    }
-
-    fn turn(&mut self, turn: Turn) {
-        self.turn = Some(match self.turn {
-            None => turn,
-            Some(_) => Turn::End(End::Confused),
-        });
-    }
-
-    async fn finish(&mut self) -> Result<Option<Turn>, End> {
-        self.flush().await?;
-        Ok(self.turn.take())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pieces_that_lie_together_are_one_stretch() {
-        let buffer = b"0123456789".as_slice();
-        let mut stretch = Stretch::new(buffer);
-        assert_eq!(stretch.extend(&buffer[2..4]), Some(()));
-        assert_eq!(stretch.extend(&buffer[4..9]), Some(()));
-        assert_eq!(stretch.extend(&buffer[1..2]), None, "it lies before");
-        assert_eq!(stretch.extend(b"elsewhere"), None);
-        assert_eq!(stretch.take(), b"2345678");
-        assert_eq!(stretch.take(), b"");
-        assert_eq!(stretch.extend(&buffer[1..2]), Some(()));
-        assert_eq!(stretch.take(), b"1");
-    }
 }

@@ -32,24 +32,24 @@ fn is_clear_login(word: &[u8]) -> bool {
 
 /// What the client is offered now.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Shown {
+pub(super) struct Offer {
     pub(super) starttls: bool,
     /// LOGIN, and mechanisms that hand over the secret itself.
     pub(super) clear_logins: bool,
 }
 
 /// The whole line as the client shall have it; none: as it came.
-pub(super) fn edit(line: &[u8], shown: Shown) -> Option<Vec<u8>> {
+pub(super) fn edit(line: &[u8], offer: Offer) -> Option<Vec<u8>> {
     let (start, end) = list(line)?;
     let words = || line[start..end].split(|b| *b == b' ');
     let stays = |word: &&[u8]| {
         !is_removed(word)
-            && (shown.starttls || !is(word, "STARTTLS"))
-            && (shown.clear_logins || !is_clear_login(word))
+            && (offer.starttls || !is(word, "STARTTLS"))
+            && (offer.clear_logins || !is_clear_login(word))
     };
     let missing = |name: &str| !words().any(|word| is(word, name));
-    let starttls = shown.starttls && missing("STARTTLS");
-    let disabled = !shown.clear_logins && missing("LOGINDISABLED");
+    let starttls = offer.starttls && missing("STARTTLS");
+    let disabled = !offer.clear_logins && missing("LOGINDISABLED");
     if !starttls && !disabled && words().all(|word| stays(&word)) {
         return None;
     }
@@ -94,17 +94,17 @@ mod tests {
     use super::*;
 
     fn edited(line: &str, starttls: bool) -> String {
-        shown(
+        offered(
             line,
-            Shown {
+            Offer {
                 starttls,
                 clear_logins: true,
             },
         )
     }
 
-    fn shown(line: &str, shown: Shown) -> String {
-        let out = edit(line.as_bytes(), shown).unwrap_or_else(|| line.as_bytes().to_vec());
+    fn offered(line: &str, offer: Offer) -> String {
+        let out = edit(line.as_bytes(), offer).unwrap_or_else(|| line.as_bytes().to_vec());
         String::from_utf8(out).unwrap()
     }
 
@@ -134,9 +134,9 @@ mod tests {
     #[test]
     fn logins_that_show_their_secret_are_withheld_and_others_stay() {
         let withheld = |line, starttls| {
-            shown(
+            offered(
                 line,
-                Shown {
+                Offer {
                     starttls,
                     clear_logins: false,
                 },

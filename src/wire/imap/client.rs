@@ -6,11 +6,13 @@
 use super::{
     COMMANDS, COMMANDS_MAX, COPIES_AT_ONCE, LITERAL, Move, REPLICATION, REPLY, Side, TAG_BYTES_MAX,
     Verdict, Watcher,
-    command::{self, Authenticating, Command, Kind},
-    lexis::{Literal, NAME_BYTES_MAX, split_word},
+    command::{self, Command, Kind},
+    lexis::{Literal, NAME_BYTES_MAX},
     line::{LINE_BYTES_MAX, Line, Whole},
+    login::Name,
     removing::{Deed, deed},
     saving::Role,
+    words::{CommandLine, is_tag},
 };
 use crate::{
     message::WireText,
@@ -21,7 +23,7 @@ use crate::{
 pub(super) struct Client {
     pub(super) state: State,
     /// The server's `+` decides what the next bytes are.
-    awaits: bool,
+    pub(super) awaits: bool,
     line: Line,
     /// The line under way was answered when it was so long: its end alone may follow.
     answered: Option<usize>,
@@ -30,7 +32,7 @@ pub(super) struct Client {
     unfinished: Unfinished,
     serial: u32,
     /// LOGIN with its name in a literal: what is with the server already, and what is held back.
-    name: Option<Box<Name>>,
+    pub(super) name: Option<Box<Name>>,
     /// The tag of the command under way, where the server hears nothing of it.
     pub(super) withheld: Option<Box<[u8]>>,
 }
@@ -70,13 +72,6 @@ enum Unfinished {
     Answered,
 }
 
-#[derive(Debug, Default)]
-struct Name {
-    before: Vec<u8>,
-    held: Vec<u8>,
-    bytes: usize,
-}
-
 impl Client {
     pub(super) fn is_between_lines(&self) -> bool {
         matches!(self.state, State::Line | State::Idle) && self.line.kept.is_empty()
@@ -89,7 +84,7 @@ impl Client {
         begins
             && matches!(
                 deed(kept.iter().chain(piece).copied()),
-                None | Some(Deed::Removes)
+                None | Some(Deed::Removes | Deed::Unclear)
             )
     }
 
@@ -158,7 +153,7 @@ impl Watcher {
         }
         let unsaid = line.kept[line.passed..before].to_vec();
         line.passed = line.kept.len();
-        self.settle(Side::Client, Verdict::Forward, unsaid, piece)
+        self.carry_out(Verdict::Forward, Side::Client, unsaid, piece)
     }
 
     fn client_line(&mut self, piece: &[u8]) -> Move {
@@ -194,10 +189,10 @@ impl Watcher {
         if let Verdict::Wait = verdict {
             line.back_to(before);
             self.client.line = line;
-            return self.settle(Side::Client, verdict, unsaid, piece);
+            return self.carry_out(verdict, Side::Client, unsaid, piece);
         }
         line.clear();
-        self.settle(Side::Client, verdict, unsaid, piece)
+        self.carry_out(verdict, Side::Client, unsaid, piece)
     }
 
     pub(super) fn step(&mut self, step: Step<'static>) {
@@ -217,14 +212,19 @@ impl Watcher {
         }
         let is_one_line = !whole.long && whole.literal == Ok(None);
         if self.withholds_logins() && !(is_one_line && command::passes_in_clear(whole.text)) {
-            let (tag, _) = split_word(whole.text);
-            let is_tag = tag.len() <= TAG_BYTES_MAX && command::is_tag(tag);
-            return self.withhold(if is_tag { tag } else { b"*" }, whole);
+            let tag = CommandLine::of(whole.text).tag;
+            let may_be_told = tag.len() <= TAG_BYTES_MAX && is_tag(tag);
+            return self.withhold(if may_be_told { tag } else { b"*" }, whole);
         }
         let Ok(literal) = whole.literal else {
             self.lost(Side::Client, LITERAL);
             return Verdict::Forward;
         };
+        // No server takes one there: what we would skip as its text is the next command.
+        if literal.is_some() && CommandLine::of(whole.text).verb.is_empty() {
+            self.lost(Side::Client, LITERAL);
+            return Verdict::Forward;
+        }
         let (tag, mut kind) = command::parse(whole.text);
         if tag.len() > TAG_BYTES_MAX {
             self.lost(Side::Client, COMMANDS);
@@ -267,7 +267,8 @@ impl Watcher {
                     // With an initial response, nothing was said before it.
                     let told = authenticating.login(Vec::new());
                     self.to_server.steps.extend(told);
-                    if memchr::memchr_iter(b' ', whole.text).count() == 2 {
+                    let arguments = CommandLine::of(whole.text).arguments;
+                    if !arguments.contains(&b' ') {
                         authenticating.line = whole.raw.to_vec();
                     }
                 }
@@ -283,7 +284,7 @@ impl Watcher {
             serial,
             tag: tag.into(),
             kind,
-            doubted: !command::is_tag(tag),
+            doubted: !is_tag(tag),
         });
         match dialogue {
             Some(state) => {
@@ -313,7 +314,7 @@ impl Watcher {
         self.literal_follows(literal);
     }
 
-    fn unfinished(&mut self) -> Option<&mut Kind> {
+    pub(super) fn unfinished(&mut self) -> Option<&mut Kind> {
         let Unfinished::Command(serial) = self.client.unfinished else {
             return None;
         };
@@ -440,59 +441,6 @@ impl Watcher {
         }
     }
 
-    /// LOGIN's first word is a literal. What the server waits for is passed on, so that it can say `+`.
-    fn name_follows(&mut self, literal: Literal, line: &[u8]) -> Verdict {
-        let mut name = Name {
-            bytes: literal.bytes as usize,
-            ..Name::default()
-        };
-        let verdict = if literal.waits {
-            name.before = line.to_vec();
-            Verdict::Forward
-        } else {
-            name.held = line.to_vec();
-            Verdict::Swallow
-        };
-        self.client.name = Some(Box::new(name));
-        verdict
-    }
-
-    fn name_ends(&mut self) {
-        let Some(name) = self.client.name.take() else {
-            return;
-        };
-        let user = WireText::from(&name.held[name.held.len() - name.bytes..]);
-        if let Some(Kind::Login(login)) = self.unfinished() {
-            *login = Some(user.clone());
-            let before = name.before;
-            self.step(Step::Login { user, before });
-        }
-        if !name.held.is_empty() {
-            self.step(Step::Say(name.held));
-        }
-    }
-
-    /// The client's answer to a challenge.
-    fn sasl_answer(&mut self, whole: &Whole<'_>) {
-        self.client.awaits = true;
-        if whole.text == b"*" {
-            return;
-        }
-        let told = match self.unfinished() {
-            Some(Kind::Authenticate(authenticating)) => {
-                authenticating.sasl.answer(whole.text);
-                let before = std::mem::take(&mut authenticating.line);
-                if whole.long || before.is_empty() {
-                    None
-                } else {
-                    authenticating.login(before)
-                }
-            }
-            _ => None,
-        };
-        self.to_server.steps.extend(told);
-    }
-
     /// The server said `+`: the next bytes are what it asked for.
     pub(super) fn continued(&mut self) {
         if self.client.awaits && matches!(self.client.state, State::Idle) {
@@ -541,17 +489,5 @@ impl Watcher {
         {
             *sink = Sink::Skip;
         }
-    }
-}
-
-impl Authenticating {
-    /// Tells who the user is, once.
-    fn login(&mut self, before: Vec<u8>) -> Option<Step<'static>> {
-        if self.told || !self.moves {
-            return None;
-        }
-        let user = self.sasl.mailbox()?.clone();
-        self.told = true;
-        Some(Step::Login { user, before })
     }
 }

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// What is kept of a name or a value.
-const WORD_BYTES_MAX: usize = 1 << 10;
+const VALUE_BYTES_MAX: usize = 1 << 10;
 
 #[derive(Debug, Default)]
 pub(super) struct Fetch {
@@ -177,7 +177,7 @@ impl Fetch {
         };
         self.framing.pass(last);
         if is_kept {
-            let room = WORD_BYTES_MAX - self.word.len();
+            let room = VALUE_BYTES_MAX - self.word.len();
             self.word.extend_from_slice(&run[..room.min(run.len())]);
         }
         self.line_is_blank = false;
@@ -250,7 +250,7 @@ impl Fetch {
 
     fn push(&mut self, byte: u8, at: At) {
         self.at = at;
-        if self.word.len() < WORD_BYTES_MAX {
+        if self.word.len() < VALUE_BYTES_MAX {
             self.word.push(byte);
         }
     }

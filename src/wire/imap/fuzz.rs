@@ -141,7 +141,7 @@ impl Session {
         let seen = match step {
             Step::Pass(bytes) => return ahead.extend_from_slice(bytes),
             Step::Say(bytes) => return ahead.extend(bytes),
-            Step::Reply(bytes) => return self.reply(bytes),
+            Step::Reply(bytes) | Step::Withhold { reply: bytes } => return self.reply(bytes),
             Step::Settle => {
                 assert!(from_client, "nothing that a server says removes anything");
                 let is_all_said = self.watcher.server.is_between_lines() || self.watcher.blind;

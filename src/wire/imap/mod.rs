@@ -20,12 +20,14 @@ mod fetch;
 pub mod fuzz;
 mod lexis;
 mod line;
+mod login;
 mod opening;
 mod ours;
 mod reading;
 mod removing;
 mod saving;
 mod server;
+mod words;
 
 use std::collections::VecDeque;
 
@@ -233,7 +235,13 @@ impl Watcher {
     }
 
     /// A line is read: `unsaid` is what was held back of it, `piece` its last bytes.
-    fn settle(&mut self, from: Side, verdict: Verdict, mut unsaid: Vec<u8>, piece: &[u8]) -> Move {
+    fn carry_out(
+        &mut self,
+        verdict: Verdict,
+        from: Side,
+        mut unsaid: Vec<u8>,
+        piece: &[u8],
+    ) -> Move {
         let out = self.out(from);
         match verdict {
             Verdict::Forward if unsaid.is_empty() && out.steps.is_empty() => {

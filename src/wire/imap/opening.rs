@@ -7,7 +7,7 @@
 use std::{collections::VecDeque, fmt::Write as _, mem};
 
 use super::lexis::{Framing, code, is, split_word};
-use crate::wire::watch::{self, OpeningError, OpeningStep};
+use crate::wire::watch::{self, OpeningError, OpeningStep, shown};
 
 /// What a server may say before a session begins.
 const BYTES_MAX: usize = 16 << 10;
@@ -250,13 +250,6 @@ fn greeting(greeting: &[u8], list: Option<&[u8]>) -> Vec<u8> {
 
 fn quoted(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
-}
-
-/// The beginning of what was said, to be read.
-fn shown(line: &[u8]) -> String {
-    let line = line.trim_ascii();
-    let line = &line[..line.len().min(200)];
-    String::from_utf8_lossy(line).escape_debug().to_string()
 }
 
 #[cfg(test)]

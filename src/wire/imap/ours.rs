@@ -8,14 +8,7 @@ use super::{
     client::{Sink, State},
     line::Whole,
 };
-use crate::wire::watch::Step;
-
-// To a login that is withheld (RFC 5530 section 3), where we have a certificate, and where we have none.
-const USE_TLS: &[u8] =
-    b" NO [PRIVACYREQUIRED] Passwords are not taken without TLS: say STARTTLS first\r\n";
-const NO_TLS: &[u8] =
-    b" NO [PRIVACYREQUIRED] Passwords are not taken without TLS, and there is none here: \
-    the operator must set certificate\r\n";
+use crate::wire::watch::{Step, why_withheld};
 
 impl Watcher {
     /// A line of a login that is withheld, which is ours to answer at its end.
@@ -36,11 +29,12 @@ impl Watcher {
         }
         self.client.withheld = None;
         self.client.state = State::Line;
-        let why = match self.rules.starttls {
-            true => USE_TLS,
-            false => NO_TLS,
-        };
-        self.step(Step::Reply([tag, why].concat()));
+        // RFC 5530 section 3.
+        let why = why_withheld(self.rules.starttls.then_some("STARTTLS"));
+        let why = format!(" NO [PRIVACYREQUIRED] {why}\r\n");
+        self.step(Step::Withhold {
+            reply: [tag, why.as_bytes()].concat(),
+        });
         Verdict::Swallow
     }
 

@@ -4,92 +4,49 @@
 //! the copies are settled ([`Step::Settle`](crate::wire::watch::Step::Settle)): a message that is gone from the server is
 //! nowhere but in its copy. What the server says never depends on the command that waits.
 
-use super::{Move, Watcher, command::Kind};
+use super::{Move, Watcher, command::Kind, words::Words};
 
 /// What a command may do to messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Deed {
     Shows,
     Removes,
+    /// No two servers need read it alike: one may see in it what removes messages, another what shows them.
+    Unclear,
     Neither,
 }
 
-/// Longer than any word that is looked for.
-const WORD_BYTES_MAX: usize = 16;
-
 /// By themselves or behind UID. STORE: there are servers that expunge what is marked as deleted.
-const SHOWING: &[&[u8]] = &[b"FETCH", b"XCONVFETCH"];
-const REMOVING: &[&[u8]] = &[
-    b"EXPUNGE",
-    b"STORE",
-    b"MOVE",
-    b"XMOVE",
-    b"REPLACE",
-    b"CLOSE",
-    b"DELETE",
+const SHOWING: &[&str] = &["FETCH", "XCONVFETCH"];
+const REMOVING: &[&str] = &[
+    "EXPUNGE",
+    "STORE",
+    "MOVE",
+    "XMOVE",
+    "REPLACE",
+    "CLOSE",
+    "DELETE",
     // Cyrus's, for those who administer it.
-    b"LOCALDELETE",
-    b"XFER",
+    "LOCALDELETE",
+    "XFER",
 ];
 
-/// What the command of this line does. None: its words are not there yet. Blanks are taken as servers take them that take
-/// more than one, lest a command be overlooked.
+/// What the command of this line does. None: its words are not there yet.
 pub(super) fn deed(line: impl IntoIterator<Item = u8>) -> Option<Deed> {
-    let mut words = Words {
-        bytes: line.into_iter(),
-        is_over: false,
-    };
-    words.next()?;
-    let mut verb = words.next()?;
-    if verb.is(b"UID") {
-        verb = words.next()?;
+    let mut words = Words::of(line);
+    let (tag, mut verb) = (words.next(), words.next());
+    let mut is_unclear = tag.is_unclear || verb.is_unclear;
+    if verb.is("UID") {
+        verb = words.next();
+        is_unclear |= verb.is_unclear;
     }
-    let is_among = |names: &[&[u8]]| names.iter().any(|name| verb.is(name));
-    Some(match () {
-        () if is_among(REMOVING) => Deed::Removes,
-        () if is_among(SHOWING) => Deed::Shows,
-        () => Deed::Neither,
-    })
-}
-
-struct Words<I> {
-    bytes: I,
-    /// The line has ended: every further word is empty.
-    is_over: bool,
-}
-
-/// A word, cut.
-#[derive(Default)]
-struct Word {
-    start: [u8; WORD_BYTES_MAX],
-    length: usize,
-}
-
-impl<I: Iterator<Item = u8>> Words<I> {
-    /// None: it may go on.
-    fn next(&mut self) -> Option<Word> {
-        let mut word = Word::default();
-        while !self.is_over {
-            match self.bytes.next()? {
-                b'\n' => self.is_over = true,
-                b' ' | b'\t' | b'\r' if word.length == 0 => {}
-                b' ' | b'\t' | b'\r' => break,
-                byte => {
-                    if let Some(place) = word.start.get_mut(word.length) {
-                        *place = byte;
-                    }
-                    word.length += 1;
-                }
-            }
-        }
-        Some(word)
-    }
-}
-
-impl Word {
-    fn is(&self, name: &[u8]) -> bool {
-        let start = self.start.get(..self.length);
-        start.is_some_and(|word| word.eq_ignore_ascii_case(name))
+    let is_among = |names: &[&str]| names.iter().any(|name| verb.is(name));
+    match () {
+        () if is_unclear => Some(Deed::Unclear),
+        () if !verb.is_whole => None,
+        () if is_among(REMOVING) => Some(Deed::Removes),
+        () if is_among(SHOWING) => Some(Deed::Shows),
+        () => Some(Deed::Neither),
     }
 }
 
@@ -153,6 +110,15 @@ mod tests {
             "a EXPUNGEEXPUNGEEXPUNGE\r\n",
         ] {
             assert_eq!(of(line), Some(Deed::Neither), "{line}");
+        }
+        for line in [
+            "a EXPUNGE\0\r\n",
+            "a EXPUNGE\0x\r\n",
+            "a\0b EXPUNGE\r\n",
+            "\0",
+            "a UID FETCH\x01 1 BODY[]\r\n",
+        ] {
+            assert_eq!(of(line), Some(Deed::Unclear), "{line:?}");
         }
         for line in ["", "a", "a ", "a EXPUNGE", "a UID", "a UID STORE"] {
             assert_eq!(of(line), None, "{line}");

@@ -5,7 +5,7 @@
 
 use super::{
     COMPRESS, LAYER, LITERAL, MULTIPLEX, Move, REPLY, Side, TAG_BYTES_MAX, Verdict, Watcher,
-    capability::{self, Shown},
+    capability::{self, Offer},
     command::Kind,
     lexis::{code, is, members, number, split_word},
     line::{Line, Whole},
@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// The words by which untagged lines are told apart are shorter.
-const WORD_BYTES_MAX: usize = 20;
+const UNTAGGED_WORD_BYTES_MAX: usize = 20;
 
 #[derive(Debug, Default)]
 pub(super) struct Server {
@@ -102,14 +102,14 @@ fn classify(text: &[u8]) -> Option<Class> {
         },
         [b'+', b'\r' | b'\n', ..] => class(Said::Continue, false),
         [b'*', b' ', text @ ..] => {
-            let Some((first, rest)) = word(text, is_whole, WORD_BYTES_MAX)? else {
+            let Some((first, rest)) = word(text, is_whole, UNTAGGED_WORD_BYTES_MAX)? else {
                 return class(Said::Data, false);
             };
             match first.to_ascii_uppercase().as_slice() {
                 b"OK" | b"PREAUTH" | b"NO" | b"BAD" | b"BYE" => carries(rest, Said::Status),
                 b"CAPABILITY" => class(Said::Data, true),
                 count if !count.is_empty() && count.iter().all(u8::is_ascii_digit) => {
-                    let Some((verb, rest)) = word(rest, is_whole, WORD_BYTES_MAX)? else {
+                    let Some((verb, rest)) = word(rest, is_whole, UNTAGGED_WORD_BYTES_MAX)? else {
                         return class(Said::Data, false);
                     };
                     // 0: of none, for the number is beyond all that there are.
@@ -204,7 +204,7 @@ impl Watcher {
                 let fetching = Fetching::new(of, server.header.as_deref());
                 server.mode = Mode::Fetch(Box::new(fetching));
                 let piece = &piece[..bytes - before];
-                return self.settle(Side::Server, Verdict::Forward, unsaid, piece);
+                return self.carry_out(Verdict::Forward, Side::Server, unsaid, piece);
             }
         }
         match end {
@@ -221,7 +221,7 @@ impl Watcher {
             return Move::Take(piece.len());
         }
         line.passed = line.kept.len();
-        self.settle(Side::Server, Verdict::Forward, unsaid, piece)
+        self.carry_out(Verdict::Forward, Side::Server, unsaid, piece)
     }
 
     fn server_line(&mut self, piece: &[u8]) -> Move {
@@ -245,16 +245,16 @@ impl Watcher {
         }
         let mut verdict = Verdict::Forward;
         if class.held && !whole.long {
-            let shown = Shown {
+            let offer = Offer {
                 starttls: self.rules.starttls && !self.secured && !self.authenticated,
                 clear_logins: !self.withholds_logins(),
             };
-            if let Some(line) = capability::edit(whole.raw, shown) {
+            if let Some(line) = capability::edit(whole.raw, offer) {
                 verdict = Verdict::Replace(line);
             }
         }
         line.clear();
-        self.settle(Side::Server, verdict, unsaid, piece)
+        self.carry_out(verdict, Side::Server, unsaid, piece)
     }
 
     fn server_literal_follows(&mut self, whole: &Whole<'_>) {

@@ -213,7 +213,9 @@ impl Carrier {
                 heard.extend_from_slice(bytes);
             }
             Step::Say(bytes) => heard.extend_from_slice(&bytes),
-            Step::Reply(bytes) => outcome.replies.extend_from_slice(&bytes),
+            Step::Reply(bytes) | Step::Withhold { reply: bytes } => {
+                outcome.replies.extend_from_slice(&bytes);
+            }
             Step::Settle => {
                 assert_eq!(side, Side::Client);
                 assert_eq!(self.open, None, "a message is on its way");

@@ -16,21 +16,22 @@ mod capability;
 mod client;
 mod content;
 pub mod fuzz;
+mod lane;
 mod opening;
+mod ours;
 mod server;
 mod uidl;
+mod words;
 
 use std::{collections::VecDeque, mem};
 
 pub use opening::{Opening, OpeningRules};
 
-use super::{
-    sasl::extend,
-    watch::{CopyId, Form, Found, Hint, Message, Place, Step, Watch},
-};
+use super::watch::{CopyId, Form, Found, Hint, Message, Place, Step, Watch};
 use crate::message::WireText;
 use auth::Auth;
 use client::Saying;
+use lane::{Heard, Lane, LineEnd};
 use server::Reading;
 use uidl::Uidls;
 
@@ -76,7 +77,7 @@ pub struct Watcher {
     server: Lane,
     saying: Saying,
     reading: Reading,
-    /// QUIT may go on: [`Step::Settle`] was told before it.
+    /// What may remove may go on: [`Step::Settle`] was told before it.
     is_settled: bool,
     /// Commands whose replies are to come, and the greeting.
     awaited: VecDeque<Awaited>,
@@ -86,24 +87,6 @@ pub struct Watcher {
     named: Option<WireText>,
     uidls: Uidls,
     arrival_told: bool,
-}
-
-/// One direction.
-#[derive(Debug, Default)]
-struct Lane {
-    /// So much of the input has been looked at; it is handed on before anything behind it is.
-    seen: usize,
-    /// Taken and not yet handed on: the beginning of a line that must be whole first. Then `seen` is 0.
-    held: Vec<u8>,
-    steps: VecDeque<Step<'static>>,
-}
-
-/// Where a line ends that is to be whole.
-enum LineEnd {
-    /// So much of what is unseen belongs to it.
-    At(usize),
-    Awaited,
-    TooLong,
 }
 
 /// What a reply is about.
@@ -170,50 +153,6 @@ impl Watcher {
     }
 }
 
-impl Lane {
-    /// Hands on what has been seen.
-    fn pass<'a>(&mut self, input: &mut &'a [u8]) -> Option<Step<'a>> {
-        let (seen, rest) = input.split_at(mem::take(&mut self.seen));
-        *input = rest;
-        (!seen.is_empty()).then_some(Step::Pass(seen))
-    }
-
-    /// Takes the whole input without handing it on; first goes what is before it.
-    fn hold<'a>(&mut self, input: &mut &'a [u8]) -> Option<Step<'a>> {
-        let passed = self.pass(input);
-        if passed.is_none() {
-            extend(&mut self.held, mem::take(input));
-        }
-        passed
-    }
-
-    /// Hands on what was held.
-    fn release(&mut self) -> Option<Step<'static>> {
-        (!self.held.is_empty()).then(|| Step::Say(mem::take(&mut self.held)))
-    }
-
-    /// How far the line reaches that begins with what is held, or else with what is unseen.
-    fn line_end(&self, input: &[u8], bytes_max: usize) -> LineEnd {
-        let unseen = &input[self.seen..];
-        let end = memchr::memchr(b'\n', unseen).map(|lf| lf + 1);
-        let length = self.held.len() + end.unwrap_or(unseen.len());
-        match end {
-            _ if length > bytes_max => LineEnd::TooLong,
-            Some(end) => LineEnd::At(end),
-            None => LineEnd::Awaited,
-        }
-    }
-
-    /// Hands on everything.
-    fn blindly<'a>(&mut self, input: &mut &'a [u8]) -> Option<Step<'a>> {
-        if let Some(held) = self.release() {
-            return Some(held);
-        }
-        self.seen = input.len();
-        self.pass(input)
-    }
-}
-
 impl Watch for Watcher {
     fn client<'a>(&mut self, input: &mut &'a [u8]) -> Option<Step<'a>> {
         loop {
@@ -262,20 +201,6 @@ impl Watch for Watcher {
     fn farewell(&self) -> Option<&'static [u8]> {
         let between = self.is_quiet() && self.client.held.is_empty() && self.saying.is_between();
         (between && !self.lost).then_some(FAREWELL)
-    }
-}
-
-/// How far a look at some input came.
-enum Heard<'a> {
-    /// Steps are due, or there is more to look at.
-    More,
-    Step(Step<'a>),
-    Wait,
-}
-
-impl<'a> From<Option<Step<'a>>> for Heard<'a> {
-    fn from(step: Option<Step<'a>>) -> Self {
-        step.map_or(Self::Wait, Self::Step)
     }
 }
 

@@ -6,7 +6,7 @@
 use std::{collections::VecDeque, mem, net::SocketAddr};
 
 use super::server::Status;
-use crate::wire::watch::{self, OpeningError, OpeningStep};
+use crate::wire::watch::{self, OpeningError, OpeningStep, shown};
 
 /// What a server may say before a session begins.
 const BYTES_MAX: usize = 16 * 1024;
@@ -79,7 +79,7 @@ impl Opening {
                     self.greeting = line;
                     self.begin();
                 }
-                Some(Status::Prompt) | None => self.fail(OpeningError::Greeting(text(&line))),
+                Some(Status::Prompt) | None => self.fail(OpeningError::Greeting(shown(&line))),
             },
             Awaited::Capa if status == Some(Status::Ok) => {
                 self.awaited = Awaited::Capability { offers_stls: false };
@@ -100,7 +100,7 @@ impl Opening {
                 }
                 false => self.fail(OpeningError::Injected),
             },
-            Awaited::Stls => self.fail(OpeningError::TlsRefused(text(&line))),
+            Awaited::Stls => self.fail(OpeningError::TlsRefused(shown(&line))),
             Awaited::Tls => self.fail(OpeningError::Injected),
             Awaited::Xclient => self.begin(),
             Awaited::Nothing => {}
@@ -153,7 +153,7 @@ impl watch::Opening for Opening {
         let is_no_greeting = self.awaited == Awaited::Greeting
             && !matches!(self.said.first(), None | Some(b'+' | b'-'));
         if is_no_greeting {
-            self.fail(OpeningError::Greeting(text(&self.said)));
+            self.fail(OpeningError::Greeting(shown(&self.said)));
         } else if self.awaited != Awaited::Nothing && self.bytes > BYTES_MAX {
             self.fail(OpeningError::TooLong(BYTES_MAX));
         }
@@ -166,13 +166,6 @@ impl watch::Opening for Opening {
     fn poll(&mut self) -> OpeningStep {
         self.steps.pop_front().unwrap_or(OpeningStep::Wait)
     }
-}
-
-/// The beginning of what was said, to be read.
-fn text(line: &[u8]) -> String {
-    let line = line.trim_ascii();
-    let line = &line[..line.len().min(200)];
-    String::from_utf8_lossy(line).escape_debug().to_string()
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What the server says: the greeting, replies, lists and messages.
 
-use std::{borrow::Cow, mem};
+use std::mem;
 
 use super::{
     content::Unstuffer,
@@ -336,36 +336,6 @@ impl Watcher {
         // What comes now may remove what was copied up to here.
         self.client.steps.push_back(Step::Settle);
         self.server.steps.push_back(Step::Lost { reason });
-    }
-}
-
-impl Lane {
-    fn line<'a>(&self, input: &&'a [u8], end: usize) -> Cow<'a, [u8]> {
-        let piece = &input[self.seen..self.seen + end];
-        match self.held.as_slice() {
-            [] => piece.into(),
-            held => [held, piece].concat().into(),
-        }
-    }
-
-    /// Hands on a whole line, or what it was edited to. All that was seen before an edited one has been handed on.
-    fn say<'a>(
-        &mut self,
-        input: &mut &'a [u8],
-        end: usize,
-        line: Cow<'a, [u8]>,
-        edited: Option<Vec<u8>>,
-    ) -> Heard<'a> {
-        if edited.is_none() && self.held.is_empty() {
-            self.seen += end;
-            return Heard::More;
-        }
-        *input = &input[end..];
-        self.held = Vec::new();
-        match edited.unwrap_or_else(|| line.into_owned()) {
-            line if line.is_empty() => Heard::More,
-            line => Heard::Step(Step::Say(line)),
-        }
     }
 }
 

@@ -1,0 +1,213 @@
+//! What is ours to answer in the server's place: a login that is withheld, to its end, however long it is.
+
+use super::{words::command, *};
+use crate::wire::{
+    sasl::{self, wipe},
+    watch::why_withheld,
+};
+
+/// While logins are withheld, these pass, and AUTH of a mechanism that shows no secret.
+const IN_CLEAR: [&[u8]; 8] = [
+    b"", b"CAPA", b"APOP", b"STLS", b"QUIT", b"NOOP", b"LANG", b"UTF8",
+];
+
+impl Watcher {
+    /// Takes a login up to its end, where it is answered.
+    pub(super) fn withheld<'a>(&mut self, input: &mut &'a [u8]) -> Heard<'a> {
+        if let Some(passed) = self.client.pass(input) {
+            return Heard::Step(passed);
+        }
+        wipe(&mut self.client.held);
+        let Some(lf) = memchr::memchr(b'\n', input) else {
+            *input = b"";
+            return Heard::Wait;
+        };
+        *input = &input[lf..];
+        if !self.is_quiet() {
+            return Heard::Wait;
+        }
+        *input = &input[1..];
+        self.saying = Saying::Begin;
+        Heard::Step(self.withhold())
+    }
+
+    /// RFC 3206 section 4.
+    pub(super) fn withhold(&self) -> Step<'static> {
+        let why = why_withheld(self.rules.stls.then_some("STLS"));
+        let reply = format!("-ERR [AUTH] {why}\r\n").into_bytes();
+        Step::Withhold { reply }
+    }
+}
+
+pub(super) fn refusal(why: &str) -> Step<'static> {
+    Step::Reply(format!("-ERR {why}\r\n").into_bytes())
+}
+
+/// While logins are withheld: is this surely none that hands over its secret, or half of it? Servers pass over control
+/// characters, each over others, so that a line with one may be any command.
+pub(super) fn passes_in_clear(line: &[u8]) -> bool {
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    let (verb, argument) = command(line);
+    let mut mechanism = argument.split(|byte| *byte == b' ');
+    let is_known = match verb.letters() {
+        b"AUTH" => mechanism
+            .next()
+            .is_none_or(|name| name.is_empty() || !sasl::shows_secret(name)),
+        verb => IN_CLEAR.contains(&verb),
+    };
+    is_known && !verb.is_unclear() && !line.iter().any(u8::is_ascii_control)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::pop3::{
+        fuzz::{Outcome, Side, session},
+        tests::{talk_by, text},
+    };
+
+    const WITHHOLDS: Rules = Rules {
+        stls: false,
+        withholds_logins: true,
+    };
+
+    fn refusals(outcome: &Outcome, why: &str) -> usize {
+        let replies = text(&outcome.replies);
+        assert_eq!(
+            replies.lines().count(),
+            replies.matches(why).count(),
+            "{replies}"
+        );
+        replies.lines().count()
+    }
+
+    #[test]
+    fn a_login_that_shows_its_secret_is_not_said_to_the_server() {
+        let outcome = talk_by(
+            WITHHOLDS,
+            "S: +OK <1@a>
+             C: CAPA
+             S: +OK
+             S: TOP
+             S: USER
+             S: SASL PLAIN CRAM-MD5 LOGIN
+             S: .
+             C: USER anna
+             C: PASS secret
+             C: pass secret
+             C: AUTH PLAIN AGFubmEAc2VjcmV0
+             C: auth login
+             C: AUTH XOAUTH2 eA==
+             C: AUTH OAUTHBEARER
+             C: NOOP
+             S: +OK",
+        );
+        assert_eq!(refusals(&outcome, "[AUTH]"), 7);
+        assert_eq!(text(&outcome.to_server), "CAPA\r\nNOOP\r\n");
+        let heard = "+OK <1@a>\r\n+OK\r\nTOP\r\nSASL CRAM-MD5\r\n.\r\n+OK\r\n";
+        assert_eq!(text(&outcome.to_client), heard);
+        assert!(outcome.told.is_empty(), "{outcome:?}");
+    }
+
+    #[test]
+    fn who_proves_to_know_the_secret_is_let_in() {
+        let outcome = talk_by(
+            WITHHOLDS,
+            "S: +OK <1@a>
+             C: APOP anna c4c9334bac560ecc979e58001b3e22fb
+             S: +OK
+             C: USER berta
+             S: -ERR not now",
+        );
+        assert_eq!(outcome.place.user, Some("anna".into()));
+        assert!(outcome.replies.is_empty());
+        let outcome = talk_by(
+            WITHHOLDS,
+            "S: +OK
+             C: AUTH CRAM-MD5
+             S: + PDFAYT4=
+             C: YW5uYSBkaWdlc3Q=
+             S: +OK",
+        );
+        assert_eq!(outcome.place.user, Some("anna".into()));
+    }
+
+    #[test]
+    fn under_tls_nothing_is_withheld() {
+        let rules = Rules {
+            stls: true,
+            ..WITHHOLDS
+        };
+        let outcome = talk_by(
+            rules,
+            "S: +OK
+             C: CAPA
+             C: USER anna
+             C: STLS
+             S: +OK
+             S: USER
+             S: .
+             C: CAPA
+             S: +OK
+             S: USER
+             S: .
+             C: USER anna
+             S: +OK
+             C: PASS secret
+             S: +OK",
+        );
+        assert_eq!(
+            text(&outcome.replies),
+            "-ERR [AUTH] Passwords are not taken without TLS: say STLS first\r\n"
+        );
+        let heard = "+OK\r\n+OK\r\nSTLS\r\n.\r\n+OK\r\nUSER\r\n.\r\n+OK\r\n+OK\r\n";
+        assert_eq!(text(&outcome.to_client), heard);
+        assert_eq!(outcome.place.user, Some("anna".into()));
+    }
+
+    #[test]
+    fn our_answer_comes_behind_those_of_the_server() {
+        let outcome = talk_by(
+            WITHHOLDS,
+            "C: CAPA
+             C: USER anna
+             C: PASS secret",
+        );
+        assert!(outcome.replies.is_empty());
+        assert_eq!(text(&outcome.to_server), "CAPA\r\n");
+        let outcome = talk_by(
+            WITHHOLDS,
+            "S: +OK
+             C: NOOP
+             C: PASS secret
+             C: NOOP
+             S: +OK
+             C: QUIT
+             S: +OK
+             S: +OK",
+        );
+        assert_eq!(refusals(&outcome, "[AUTH]"), 1);
+        assert_eq!(text(&outcome.to_server), "NOOP\r\nNOOP\r\nQUIT\r\n");
+    }
+
+    #[test]
+    fn no_login_is_too_long_to_be_withheld() {
+        let long = |start: &str| format!("{start} {}\r\n", "x".repeat(50_000)).into_bytes();
+        let said = [
+            (Side::Server, b"+OK\r\n".to_vec()),
+            (Side::Client, long("PASS")),
+            (Side::Client, long("AUTH XOAUTH2")),
+            (Side::Client, b"NOOP\r\n".to_vec()),
+            (Side::Client, long("USER")),
+            (Side::Server, b"+OK\r\n".to_vec()),
+            (Side::Client, b"QUIT\r\n".to_vec()),
+        ];
+        for step in [1, 100, usize::MAX] {
+            let outcome = session(WITHHOLDS, &said, step);
+            assert_eq!(refusals(&outcome, "[AUTH]"), 3, "{step}");
+            assert_eq!(text(&outcome.to_server), "NOOP\r\nQUIT\r\n");
+            assert!(outcome.kept.concat().is_empty());
+        }
+    }
+}
