@@ -141,10 +141,12 @@ def fetch(dovecot):
     """A mailbox of 5,000 messages: all with one FETCH, then 1,000 of them one by one, without UID."""
     made = []
     try:
-        made += [web := nginx("nginx", 60), tcp := haproxy(70), plain := tee("mailtee", 80),
-                 secure := tee("mailtee-tls", 83, f"{dovecot.dir}/tls"),
-                 new := tee("mailtee-new", 86, more="known_messages_max = 2\n", target=NOWHERE + SKIP),
-                 grows := tee("mailtee-grows", 100, more="known_messages_max = 2\n")]
+        made.append(web := nginx("nginx", 60))
+        made.append(tcp := haproxy(70))
+        made.append(plain := tee("mailtee", 80))
+        made.append(secure := tee("mailtee-tls", 83, f"{dovecot.dir}/tls"))
+        made.append(new := tee("mailtee-new", 86, more="known_messages_max = 2\n", target=NOWHERE + SKIP))
+        made.append(grows := tee("mailtee-grows", 100, more="known_messages_max = 2\n"))
         ways = {"direct": Way(B + 43), "nginx": Way(B + 61, web), "haproxy": Way(B + 70, tcp), "mailtee": Way(B + 80, plain),
                 "nginx, TLS": Way(B + 62, web, f"{web.dir}/tls/ca.pem"), "mailtee, TLS": Way(B + 83, secure, f"{dovecot.dir}/tls/ca.pem"),
                 "mailtee, all new": Way(B + 86, new), "mailtee, journal grows": Way(B + 100, grows)}
@@ -193,7 +195,9 @@ def noop(dovecot):
     """One session: from NOOP to its reply."""
     made = []
     try:
-        made += [web := nginx("nginx", 60), tcp := haproxy(70), plain := tee("mailtee", 80)]
+        made.append(web := nginx("nginx", 60))
+        made.append(tcp := haproxy(70))
+        made.append(plain := tee("mailtee", 80))
         ways = {"direct": Way(B + 43), "nginx": Way(B + 61, web), "haproxy": Way(B + 70, tcp), "mailtee": Way(B + 80, plain)}
         clients = {name: Client(way) for name, way in ways.items()}
 

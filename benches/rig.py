@@ -245,18 +245,19 @@ def answers(address):
 
 
 def quiet(limit):
-    """Waits for an idle machine, at most `limit` seconds; true where it came."""
+    """Waits until the machine has been idle for 1.5 seconds, at most `limit`; true where it came. What is put off until mail ebbs, as the
+    vault's search, begins within that time."""
     def busy():
         v = list(map(int, open("/proc/stat").readline().split()[1:8]))
         return (v[0] + v[1] + v[2] + v[5] + v[6]) / os.sysconf("SC_CLK_TCK")
-    end = time.time() + limit
-    while True:
+    end, idle = time.time() + limit, 0
+    while idle < 3:
         before = busy()
         time.sleep(0.5)
-        if (busy() - before) / 0.5 < 0.2:
-            return True
-        if time.time() > end:
+        idle = idle + 1 if (busy() - before) / 0.5 < 0.2 else 0
+        if idle < 3 and time.time() > end:
             return False
+    return True
 
 
 def median(values):
