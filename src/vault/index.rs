@@ -1,7 +1,8 @@
 //! Fills the full-text search behind the store: one thread of low priority, off the way to any confirmation.
 //!
 //! While mail comes in it stands back: priority alone would leave it a tenth of each message's processor time, on the
-//! machine that takes the mail in. A message that comes alone is found at once; of a stream most is indexed once it ebbs.
+//! machine that takes the mail in. A message that comes alone is found at once; of a stream most is indexed once it ebbs, or
+//! once somebody searches: a search waits for what came before it.
 //!
 //! It follows the store's changes in their order and keeps its place in `search.db`, in the same transaction as the words,
 //! so a stop at any instant costs at most a batch again. It reads only what is synced: a row that a power cut takes back
@@ -17,7 +18,6 @@ use std::{
 use mail_parser::Message;
 use rusqlite::{Connection, params};
 use tokio::{
-    runtime::Handle,
     sync::watch,
     time::{Instant, sleep, timeout, timeout_at},
 };
@@ -82,11 +82,11 @@ impl Indexer {
     }
 
     /// Runs on a thread of its own until `stop`.
-    pub(crate) fn start(
-        mut self,
-        runtime: Handle,
-        stop: CancellationToken,
-    ) -> std::io::Result<JoinHandle<()>> {
+    pub(crate) fn start(mut self, stop: CancellationToken) -> std::io::Result<JoinHandle<()>> {
+        // Its own: the thread may outlive the process's by a moment.
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()?;
         let run = move || {
             // On Linux the priority is the thread's. Without it, indexing competes: no reason not to run.
             let _ = rustix::process::setpriority_process(None, NICE);
@@ -124,7 +124,7 @@ impl Indexer {
         self.moved_at = Instant::now();
     }
 
-    /// Stands back behind work that took `took`, until the store has not moved for [`QUIET`].
+    /// Stands back behind work that took `took`, until the store has not moved for [`QUIET`] or somebody searches.
     async fn rest(&mut self, took: Duration) {
         // A receiver of its own: what moves now is still news to whoever waits for the next step.
         let mut moves = self.progress.clone();
@@ -138,7 +138,11 @@ impl Indexer {
                 }
             }
         };
-        let _ = timeout(took * REST_FACTOR, ebb).await;
+        let store = self.store.clone();
+        tokio::select! {
+            _ = timeout(took * REST_FACTOR, ebb) => {}
+            () = store.indexing.is_wanted() => {}
+        }
     }
 
     /// Indexes one batch; false where there was nothing left to do.
@@ -152,6 +156,9 @@ impl Indexer {
         match &done {
             Ok(_) => self.search.execute_batch("COMMIT")?,
             Err(_) => self.search.execute_batch("ROLLBACK")?,
+        }
+        if let Ok(false) = done {
+            self.store.indexing.reach(synced.row_end);
         }
         done
     }
@@ -247,6 +254,11 @@ impl Indexer {
 
     fn message(&self, row: i64, k1: &K1) -> Result<(), StoreError> {
         let entry = Entry::of_blob(&self.store.blobs, k1, mime::PARSED_BYTES_MAX);
+        let field = |text| mime::beginning(text, FIELD_BYTES_MAX);
+        let [subject, sender] = [&entry.subject, &entry.sender].map(|text| field(text));
+        let [recipients, message_id] =
+            [&entry.recipients, &entry.message_id].map(|text| field(text));
+        let attachments: Vec<_> = entry.attachments.iter().map(|name| field(name)).collect();
         self.search
             .prepare_cached(
                 "INSERT INTO headers (email, sent_at, subject, sender, recipients, message_id, preview, attachments)
@@ -255,12 +267,12 @@ impl Indexer {
             .execute(params![
                 row,
                 entry.sent_at,
-                entry.subject,
-                entry.sender,
-                entry.recipients,
-                entry.message_id,
+                subject,
+                sender,
+                recipients,
+                message_id,
                 entry.preview,
-                entry.attachments.len() as i64
+                attachments.len() as i64
             ])?;
         self.search
             .prepare_cached(
@@ -268,11 +280,11 @@ impl Indexer {
             )?
             .execute(params![
                 row,
-                entry.subject,
-                entry.sender,
-                entry.recipients,
+                subject,
+                sender,
+                recipients,
                 entry.body,
-                entry.attachments.join(" ")
+                attachments.join(" ")
             ])?;
         Ok(())
     }
@@ -306,7 +318,6 @@ impl Entry {
     }
 
     pub(super) fn of(message: &Message<'_>) -> Self {
-        let field = |text: &str| mime::beginning(text, FIELD_BYTES_MAX).to_owned();
         let recipients = [message.to(), message.cc(), message.bcc()].map(mime::show_addresses);
         let recipients: Vec<String> = recipients.into_iter().filter(|r| !r.is_empty()).collect();
         let mut body = String::new();
@@ -325,13 +336,13 @@ impl Entry {
         let names = mime::attachment_names(message);
         Self {
             sent_at: mime::sent_at(message),
-            subject: field(message.subject().unwrap_or_default()),
-            sender: field(&mime::show_addresses(message.from())),
-            recipients: field(&recipients.join(", ")),
-            message_id: field(message.message_id().unwrap_or_default()),
+            subject: message.subject().unwrap_or_default().to_owned(),
+            sender: mime::show_addresses(message.from()),
+            recipients: recipients.join(", "),
+            message_id: message.message_id().unwrap_or_default().to_owned(),
             preview: preview.map(String::from).unwrap_or_default(),
             body,
-            attachments: names.iter().map(|name| field(name)).collect(),
+            attachments: names,
         }
     }
 }

@@ -21,7 +21,7 @@ pub mod view;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use tokio::{runtime::Handle, sync::Semaphore};
+use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -193,7 +193,7 @@ impl Vault {
         let tasks = TaskTracker::new();
         let store = self.shared.store.clone();
         tasks.spawn(remove_orphans(store.clone(), stop.clone()));
-        let indexing = self.indexer.start(Handle::current(), stop.clone());
+        let indexing = self.indexer.start(stop.clone());
         if let Err(error) = &indexing {
             tracing::error!(%error, "vault: full-text index: no thread");
         }

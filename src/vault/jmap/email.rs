@@ -189,6 +189,18 @@ fn yes() -> bool {
     true
 }
 
+/// Whether these arguments of a query ask for what only the indexer knows.
+pub(super) fn is_searched(arguments: &str) -> bool {
+    let Ok(asked) = serde_json::from_str::<Query>(arguments) else {
+        return false;
+    };
+    let by_search = |filter| {
+        read_filter(filter, 0, &mut FILTER_CONDITIONS_MAX.clone()).is_ok_and(|f| f.is_searched())
+    };
+    let mut sort = asked.sort.iter().flatten();
+    asked.filter.as_ref().is_some_and(by_search) || sort.any(|by| by.property == "sentAt")
+}
+
 pub(super) fn query(context: &mut Context<'_, '_>, asked: Query) -> Answer {
     check_account(&asked.account_id)?;
     if asked.anchor.is_some() {

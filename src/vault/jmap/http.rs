@@ -166,6 +166,9 @@ async fn carry_out(state: &State, scope: Scope, plan: Plan) -> Result<Vec<u8>, S
             move |writer: &mut Writer<'_>| perform(&shared, scope, Access::Write(writer), plan);
         state.store.write(work).await
     } else {
+        if scope.may("Email/query") && plan.searches() {
+            state.store.searchable().await;
+        }
         let work =
             move |index: &rusqlite::Connection| perform(&shared, scope, Access::Read(index), plan);
         state.store.read(work).await

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 
 use super::{
     call::{Call, Fault, Planned, check_account, set_error, writes},
-    k1_in,
+    email, k1_in,
     session::CAPABILITIES,
 };
 use crate::{
@@ -34,6 +34,18 @@ pub(super) struct Plan {
     pub calls: Vec<Planned>,
     pub created: Option<BTreeMap<String, String>>,
     pub writes: bool,
+}
+
+impl Plan {
+    /// Whether its answer hangs on how far the full-text search has come.
+    pub(super) fn searches(&self) -> bool {
+        self.calls.iter().any(|planned| match &planned.call {
+            Call::Other { name, arguments } => {
+                name == "Email/query" && email::is_searched(arguments.get())
+            }
+            Call::Upload(_) | Call::Failed(_) => false,
+        })
+    }
 }
 
 /// Why a request was not run at all.

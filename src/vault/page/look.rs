@@ -55,6 +55,9 @@ pub(super) async fn list(Of(state): Of<State>, Query(asked): Query<Asked>) -> Re
         ..Search::default()
     };
     let page = asked.page.min(1 << 40);
+    if !asked.q.trim().is_empty() {
+        state.store.searchable().await;
+    }
     let shared = state.clone();
     let found = state.store.read(move |index| {
         let rows = view::list(

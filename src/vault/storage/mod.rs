@@ -13,6 +13,7 @@
 
 mod blobs;
 mod committer;
+mod indexing;
 pub(crate) mod query;
 mod recovery;
 pub(crate) mod rows;
@@ -48,6 +49,7 @@ pub(crate) use writer::{Imported, NewSighting, Recorded, Writer};
 
 pub(crate) use committer::Progress;
 use committer::{Committer, Task, Work};
+use indexing::Indexing;
 
 /// An upload that no e-mail and no sighting names is removed after a day.
 const ORPHAN_MILLIS: u64 = 24 * 3600 * 1000;
@@ -103,6 +105,7 @@ pub(crate) struct Store {
     /// Rounds whose commit has begun: readers may see them.
     committed: Arc<AtomicU64>,
     progress: watch::Receiver<Progress>,
+    pub(crate) indexing: Indexing,
     readers: Mutex<Vec<Connection>>,
     reads: Semaphore,
     /// Held for reading from a blob's write until its row is synced, for writing while orphans go: so no blob is removed
@@ -153,6 +156,7 @@ impl Store {
             committer: Mutex::new(Some(thread)),
             committed,
             progress,
+            indexing: Indexing::new(),
             readers: Mutex::new(Vec::new()),
             reads: Semaphore::new(READS_MAX),
             uploads: Arc::default(),
@@ -229,6 +233,12 @@ impl Store {
     /// What is synced: all that the indexer may read.
     pub(crate) fn progress(&self) -> watch::Receiver<Progress> {
         self.progress.clone()
+    }
+
+    /// Waits until what is synced now can be searched, as far as that is soon.
+    pub(crate) async fn searchable(&self) {
+        let row_end = self.progress.borrow().row_end;
+        self.indexing.wait_for(row_end).await;
     }
 
     /// To hold from a blob's write until the round that names it has returned.

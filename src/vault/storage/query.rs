@@ -96,6 +96,25 @@ pub(crate) fn count_emails(index: &Connection, filter: &EmailFilter) -> rusqlite
     Ok(count as u64)
 }
 
+impl EmailFilter {
+    /// Whether it asks for what only the indexer knows.
+    pub(crate) fn is_searched(&self) -> bool {
+        match self {
+            Self::And(inner) | Self::Or(inner) | Self::Not(inner) => {
+                inner.iter().any(Self::is_searched)
+            }
+            Self::HasAttachment(_) | Self::MessageId(_) | Self::Words(..) => true,
+            Self::InMailbox(_)
+            | Self::Before(_)
+            | Self::After(_)
+            | Self::MinSize(_)
+            | Self::MaxSize(_)
+            | Self::HasKeyword(_)
+            | Self::NotKeyword(_) => false,
+        }
+    }
+}
+
 fn condition(filter: &EmailFilter, values: &mut Vec<Value>) -> String {
     let mut number = |value: u64| values.push(Value::Integer(value.min(i64::MAX as u64) as i64));
     match filter {
