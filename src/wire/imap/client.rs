@@ -108,6 +108,15 @@ impl Client {
     }
 }
 
+/// The tag by which a command is answered.
+fn told_tag(text: &[u8]) -> &[u8] {
+    let tag = CommandLine::of(text).tag;
+    match tag.len() <= TAG_BYTES_MAX && is_tag(tag) {
+        true => tag,
+        false => b"*",
+    }
+}
+
 impl Watcher {
     pub(super) fn client_bytes(&mut self, bytes: &[u8]) -> Move {
         if self.blind && self.client.withheld.is_none() {
@@ -133,6 +142,7 @@ impl Watcher {
         if may_remove
             && is_released
             && !is_taken
+            && self.client.withheld.is_none()
             && let Some(first) = self.settle_first()
         {
             return first;
@@ -141,6 +151,10 @@ impl Watcher {
         let before = line.kept.len();
         line.add(piece);
         if is_taken {
+            // Of what is taken no more is kept: it cannot go on any more, whatever the server says meanwhile.
+            if line.is_long() && self.client.withheld.is_none() {
+                self.client.withheld = Some(told_tag(&line.kept).into());
+            }
             return Move::Take(piece.len());
         }
         let is_held = match self.client.state {
@@ -168,7 +182,7 @@ impl Watcher {
         let before = line.mark();
         let whole = line.complete(piece);
         let verdict = match self.client.state {
-            State::More if let Some(tag) = self.client.withheld.clone() => {
+            State::More | State::Line if let Some(tag) = self.client.withheld.clone() => {
                 self.withhold(&tag, &whole)
             }
             State::Line => self.command(&whole),
@@ -212,9 +226,7 @@ impl Watcher {
         }
         let is_one_line = !whole.long && whole.literal == Ok(None);
         if self.withholds_logins() && !(is_one_line && command::passes_in_clear(whole.text)) {
-            let tag = CommandLine::of(whole.text).tag;
-            let may_be_told = tag.len() <= TAG_BYTES_MAX && is_tag(tag);
-            return self.withhold(if may_be_told { tag } else { b"*" }, whole);
+            return self.withhold(told_tag(whole.text), whole);
         }
         let Ok(literal) = whole.literal else {
             self.lost(Side::Client, LITERAL);

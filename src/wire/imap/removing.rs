@@ -90,6 +90,8 @@ mod tests {
             "a STORE 1 +FLAGS (\\Deleted)\r\n",
             "a UID STORE ",
             "a DELETE {3+}\r\n",
+            "a DELETE\"x\"\r\n",
+            "a UID STORE(",
             "a UID REPLACE 3 x {4}\r\n",
             "a replace 3 x {4}\r\n",
         ] {

@@ -6,7 +6,7 @@
 //!
 //! | | Dovecot 2.3 | Cyrus 3.6 | Courier |
 //! |---|---|---|---|
-//! | between words, and before the tag | one space | one space | any run of spaces, tabs and CRs |
+//! | between words, and before the tag | one space | one space | any run of spaces, tabs and CRs; none before a quote |
 //! | the verb ends at | CR | NUL | NUL |
 //! | the tag may be | as in the RFC | `+`, with a NUL | `+`, `a*`, with a NUL |
 //! | the line ends at | LF | LF | LF |
@@ -64,6 +64,9 @@ pub(super) struct Words<I> {
     is_over: bool,
 }
 
+/// What some server ends a word by.
+const ENDING: &[u8] = b" \t\r\"()[]{}\\";
+
 /// More than any word has that is looked for.
 const COMPARED_BYTES_MAX: usize = 16;
 
@@ -93,8 +96,8 @@ impl<I: Iterator<Item = u8>> Words<I> {
             match self.bytes.next() {
                 None => return word,
                 Some(b'\n') => self.is_over = true,
-                Some(b' ' | b'\t' | b'\r') if word.length == 0 => {}
-                Some(b' ' | b'\t' | b'\r') => break,
+                Some(byte) if ENDING.contains(&byte) && word.length == 0 => {}
+                Some(byte) if ENDING.contains(&byte) => break,
                 Some(byte) => {
                     if let Some(place) = word.start.get_mut(word.length) {
                         *place = byte;
