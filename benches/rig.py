@@ -116,7 +116,9 @@ class Awake:
     """Within it no processor halts: a process on each spins, of the class that gives way to all others. What a virtual machine takes to
     wake up a halted one is then in no figure."""
 
-    SPIN = "import os, sys\nos.sched_setaffinity(0, [int(sys.argv[1])])\nos.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))\nwhile True: pass"
+    # Ends with its parent.
+    SPIN = ("import os, sys\nos.sched_setaffinity(0, [int(sys.argv[1])])\nos.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))\n"
+            "parent = os.getppid()\nwhile os.getppid() == parent:\n    for _ in range(1000000): pass")
 
     def __enter__(self):
         self.spinning = [subprocess.Popen(["python3", "-c", self.SPIN, str(cpu)]) for cpu in os.sched_getaffinity(0)]

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::Config;
 
-const FILES: [(&str, &str); 12] = [
+const FILES: [(&str, &str); 13] = [
     (
         "a target without its address has the faults of its other keys",
         r#"
@@ -49,6 +49,22 @@ client_certificate = "/c"
 proxy = "ftp://proxy.example.org" #! target.proxy
 proxy_user = "mailtee"
 user = "mailtee"
+"#,
+    ),
+    (
+        "the other half is there and wrong",
+        r#"
+[[target]]
+name = "archive"
+type = "jmap"
+url = "https://archive.example.org/"
+client_certificate = 1 #! target.client_certificate
+client_key = "/k"
+proxy = "http://proxy.example.org"
+proxy_user = "mailtee"
+proxy_password_file = 5 #! target.proxy_password_file
+user = "mailtee"
+password_file = 5 #! target.password_file
 "#,
     ),
     (

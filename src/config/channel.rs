@@ -11,15 +11,16 @@ pub(super) fn read_channel(section: &mut Section<'_>, allow_inline: bool) -> Opt
     let key = section.path("client_key");
     let client_certificate = match (certificate, key) {
         (Some(certificate), Some(key)) => Some((certificate, key)),
-        (Some(_), None) => {
+        // One that is there and wrong has been told by itself, here and below.
+        (Some(_), None) if !section.has("client_key") => {
             section.complain("client_key", "the key of `client_certificate`, PEM");
             None
         }
-        (None, Some(_)) => {
+        (None, Some(_)) if !section.has("client_certificate") => {
             section.complain("client_certificate", "the certificate of `client_key`, PEM");
             None
         }
-        (None, None) => None,
+        _ => None,
     };
     let proxy: Option<String> = section.optional("proxy");
     let known = ["http://", "https://", "socks5://", "socks5h://"];
@@ -37,8 +38,12 @@ pub(super) fn read_channel(section: &mut Section<'_>, allow_inline: bool) -> Opt
     let proxy_user: Option<String> = section.optional("proxy_user");
     let proxy_password = read_secret(section, &PROXY_PASSWORD, allow_inline);
     match (&proxy_user, &proxy_password) {
-        (Some(_), None) => section.complain("proxy_password_file", "the password of `proxy_user`"),
-        (None, Some(_)) => section.complain("proxy_user", "the user whose password is given"),
+        (Some(_), None) if !PROXY_PASSWORD.are_any_in(section) => {
+            section.complain("proxy_password_file", "the password of `proxy_user`");
+        }
+        (None, Some(_)) if !section.has("proxy_user") => {
+            section.complain("proxy_user", "the user whose password is given");
+        }
         _ => {}
     }
     Options {
@@ -82,17 +87,17 @@ fn read_credentials(section: &mut Section<'_>, allow_inline: bool) -> Credential
     let user: Option<String> = section.optional("user");
     let password = read_secret(section, &PASSWORD, allow_inline);
     match (token, user, password) {
-        (None, None, None) => Credentials::None,
         (Some(token), None, None) => Credentials::Bearer(token),
         (None, Some(user), Some(password)) => Credentials::Basic { user, password },
-        (None, Some(_), None) => {
+        (None, Some(_), None) if !PASSWORD.are_any_in(section) => {
             section.complain("password_file", "the password of `user`");
             Credentials::None
         }
-        (None, None, Some(_)) => {
+        (None, None, Some(_)) if !section.has("user") => {
             section.complain("user", "the user whose password is given");
             Credentials::None
         }
+        (None, ..) => Credentials::None,
         (Some(_), _, _) => {
             section.complain("user", "either a token, or `user` with a password");
             Credentials::None
@@ -105,6 +110,13 @@ struct Keys {
     file: &'static str,
     environment: &'static str,
     inline: &'static str,
+}
+
+impl Keys {
+    fn are_any_in(&self, section: &Section<'_>) -> bool {
+        let mut keys = [self.file, self.environment, self.inline].into_iter();
+        keys.any(|key| section.has(key))
+    }
 }
 
 const TOKEN: Keys = Keys {
