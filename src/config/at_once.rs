@@ -18,7 +18,7 @@ ulr = "https://archive.example.org/" #! target.ulr
 mailbox = 5 #! target.mailbox
 keywords = ["$seen", 7] #! target.keywords
 client_key = "/k"
-client_certificate = 1 #! target.client_certificate target.client_certificate
+client_certificate = 1 #! target.client_certificate
 silence_timeout = "10ms" #! target.silence_timeout
 batch_messages = 0 #! target.batch_messages
 "#,
