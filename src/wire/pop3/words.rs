@@ -11,11 +11,7 @@
 //! | the verb ends at | space, NUL, and after 8 bytes, each CR counted | space, NUL | NUL | space, tab, CR, NUL |
 //! | the line ends at | LF | LF | LF | LF; behind a NUL at the second |
 //!
-//! Dovecot's eight bytes make `\rXCLIENTADDR=192.0.2.1` an XCLIENT, and `\r\r\r\rUSERanna` a USER. Courier passes over all of
-//! the line that follows one with a NUL, so that `NOOP\0` has no answer before it has come.
-//!
-//! So a verb is [`Verb::is_unclear`] with anything in or before it that is neither blank nor printing, or if it is longer
-//! than any that we know. No client needs one: it is ours to answer, and no server hears any of its line.
+//! What they read each in its own way is [`Verb::is_unclear`]: ours to answer.
 
 /// One more than the longest verb that we know (XCLIENT); RFC 2449 section 4 allows four letters. What is longer may be a
 /// secret that went astray.
@@ -67,7 +63,12 @@ impl Verb {
         self.is_whole
     }
 
-    /// Servers read it each in a way of its own.
+    /// Servers read it each in a way of its own: anything is in or before it that is neither blank nor printing, or it is
+    /// longer than any that we know.
+    ///
+    /// Dovecot's eight bytes make an XCLIENT of `\rXCLIENTADDR=192.0.2.1`, and a USER of `\r\r\r\rUSERanna`. Courier passes
+    /// over the whole line that follows one with a NUL, so that `NOOP\0` has no answer before that has come. No client
+    /// needs such a verb.
     pub(super) fn is_unclear(&self) -> bool {
         self.is_unclear
     }
