@@ -10,14 +10,11 @@ use super::{
 };
 use crate::wire::sasl::{extend, wipe};
 
-/// A line that must be whole before it is handed on may be so long (RFC 4954 section 4 asks for no more); a longer one is
-/// handed on as it comes.
+/// A line is handed on whole if it is no longer than this (RFC 4954 section 4 asks for no more); a longer one goes on as it
+/// comes.
 const LINE_BYTES_MAX: usize = 12_288;
 /// So much of a line that is handed on in pieces is kept: the command and its first arguments.
 const COMMAND_BYTES_MAX: usize = 64;
-
-/// Commands that are handed on whole, if at all.
-const WHOLE: [&[u8]; 4] = [b"USER", b"APOP", b"AUTH", b"QUIT"];
 
 /// Where in a line the client is.
 #[derive(Debug, Default)]
@@ -71,7 +68,7 @@ impl Watcher {
         }
         match self.client.line_end(input, LINE_BYTES_MAX) {
             LineEnd::At(end) => self.whole_line(input, end),
-            LineEnd::Awaited if self.must_be_whole(unseen) => self.client.hold(input).into(),
+            LineEnd::Awaited => self.client.hold(input).into(),
             LineEnd::TooLong if let Some(ours) = self.is_ours(unseen) => {
                 self.saying = Saying::Ours(ours);
                 Heard::More
@@ -83,7 +80,7 @@ impl Watcher {
                 self.is_settled = true;
                 Heard::Step(Step::Settle)
             }
-            LineEnd::Awaited | LineEnd::TooLong => {
+            LineEnd::TooLong => {
                 self.is_settled = false;
                 let mut kept = Vec::new();
                 keep(&mut kept, &self.client.held);
@@ -112,23 +109,9 @@ impl Watcher {
         matches!(self.awaited.back(), Some(Awaited::Auth(auth)) if auth.is_prompted)
     }
 
-    /// The verb of what is held, and this behind it.
-    fn verb(&self, unseen: &[u8]) -> Verb {
-        let begun = self.client.held.iter().chain(unseen);
-        Verb::of(begun.take(LINE_BYTES_MAX))
-    }
-
-    /// May this, behind what is held, be the beginning of a line that is handed on whole?
-    fn must_be_whole(&self, unseen: &[u8]) -> bool {
-        let verb = self.verb(unseen);
-        let first = self.client.held.first().or(unseen.first());
-        self.is_answer()
-            || self.withholds_logins()
-            || !verb.is_whole()
-            || verb.may_remove()
-            || Ours::of(&verb).is_some()
-            || WHOLE.contains(&verb.letters())
-            || first.is_some_and(|byte| !byte.is_ascii_graphic())
+    /// What is held, and this behind it, as far as a line is known.
+    fn begun<'b>(&'b self, unseen: &'b [u8]) -> impl Iterator<Item = &'b u8> + Clone {
+        self.client.held.iter().chain(unseen).take(LINE_BYTES_MAX)
     }
 
     /// Is this, behind what is held, a line that the server is not to hear, though it is too long to be known whole?
@@ -136,13 +119,13 @@ impl Watcher {
         match () {
             () if self.is_answer() => None,
             () if self.withholds_logins() => Some(Ours::Login),
-            () => Ours::of(&self.verb(unseen)),
+            () => Ours::of(self.begun(unseen)),
         }
     }
 
     /// May this, behind what is held, be the beginning of a command that removes messages?
     fn may_remove(&self, unseen: &[u8]) -> bool {
-        !self.is_answer() && self.verb(unseen).may_remove()
+        !self.is_answer() && Verb::of(self.begun(unseen)).may_remove()
     }
 
     /// The line that ends at `end` of what is unseen.
@@ -207,7 +190,7 @@ impl Watcher {
         let is_withheld = self.withholds_logins() && !passes_in_clear(line);
         let ours = match is_withheld {
             true => Some(Ours::Login),
-            false => Ours::of(&verb),
+            false => Ours::of(line.iter()),
         };
         let is_alone = ours.is_some()
             || verb.may_remove()
@@ -250,7 +233,7 @@ impl Watcher {
         Verdict::Pass
     }
 
-    /// A line of which this is known: it is too long, or it need not be whole.
+    /// A line of which this is known, if not all.
     fn line_begun(&mut self, kept: &[u8]) {
         if let Some(Awaited::Auth(auth)) = self.awaited.back_mut()
             && auth.is_prompted
@@ -351,6 +334,8 @@ mod tests {
             "QUIT\0",
             "QUIT\rx",
             "NOOP\0",
+            "NOOP \0",
+            "LIST 1\0",
             "NOOP\u{e4}",
             "\x01",
             "secretsecret",
@@ -381,6 +366,7 @@ mod tests {
             format!("Q\rUIT {x}\r\n"),
             format!("XCLIENT {x}\r\n"),
             format!("XOIP {x}\r\n"),
+            format!("NOOP \0{x}\r\n"),
             format!("STLS {x}\r\n"),
             format!("{x}\r\n"),
         ] {

@@ -131,6 +131,7 @@ fn check_verbs(outcome: &Outcome, client: &[u8]) {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         let mut words = line.split(|byte| matches!(byte, b' ' | b'\t'));
         let verb = upper(words.find(|word| !word.is_empty()).unwrap_or_default());
+        assert!(!line.contains(&0), "a NUL is with the server");
         let is_clear = (1..8).contains(&verb.len()) && verb.iter().all(u8::is_ascii_graphic);
         let is_ours = matches!(&*verb, b"XCLIENT" | b"XOIP" | b"STLS");
         assert!(

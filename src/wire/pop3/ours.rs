@@ -22,7 +22,7 @@ pub(super) enum Ours {
     Login,
     /// Some servers answer it and some do not.
     NoCommand,
-    /// It may be any command.
+    /// It may be any command, or take the next line with it.
     Unclear,
     /// Dovecot would believe it who the client is, and by XOIP too.
     Xclient,
@@ -30,9 +30,13 @@ pub(super) enum Ours {
 }
 
 impl Ours {
-    pub(super) fn of(verb: &Verb) -> Option<Self> {
+    /// `line` may be all of it that is known.
+    pub(super) fn of<'b>(mut line: impl Iterator<Item = &'b u8> + Clone) -> Option<Self> {
+        let verb = Verb::of(line.clone());
         match verb.letters() {
             _ if verb.is_unclear() || !verb.is_whole() => Some(Self::Unclear),
+            // Courier, wherever it is.
+            _ if line.any(|byte| *byte == 0) => Some(Self::Unclear),
             b"" => Some(Self::NoCommand),
             b"XCLIENT" | b"XOIP" => Some(Self::Xclient),
             b"STLS" => Some(Self::Stls),

@@ -67,8 +67,8 @@ impl Verb {
     /// longer than any that we know.
     ///
     /// Dovecot's eight bytes make an XCLIENT of `\rXCLIENTADDR=192.0.2.1`, and a USER of `\r\r\r\rUSERanna`. Courier passes
-    /// over the whole line that follows one with a NUL, so that `NOOP\0` has no answer before that has come. No client
-    /// needs such a verb.
+    /// over the whole line that follows one with a NUL, so that `NOOP\0` has no answer before that has come
+    /// (`NOOP \0` has none either, and is ours to answer for that). No client needs such a verb.
     pub(super) fn is_unclear(&self) -> bool {
         self.is_unclear
     }
@@ -131,7 +131,7 @@ mod tests {
             let verb = Verb::of(line.as_bytes());
             assert!(verb.may_remove() && !verb.is_unclear(), "{line:?}");
         }
-        for line in ["QUITX\r\n", "QUI\r\n", "NOOP QUIT\r\n", "NOOP \r\0\r\n"] {
+        for line in ["QUITX\r\n", "QUI\r\n", "NOOP QUIT\r\n", "NOOP \r\x01\r\n"] {
             let verb = Verb::of(line.as_bytes());
             assert!(!verb.may_remove() && !verb.is_unclear(), "{line:?}");
         }
