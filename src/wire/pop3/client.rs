@@ -3,21 +3,18 @@
 use std::mem;
 
 use super::{
-    ours::{passes_in_clear, refusal},
+    ours::{Ours, passes_in_clear},
     uidl::number,
     words::{Verb, command},
     *,
 };
 use crate::wire::sasl::{extend, wipe};
 
-/// A line that must be whole before it is handed on may be so long (RFC 4954 section 4 asks for no more); a longer one is
-/// handed on as it comes.
+/// A line is handed on whole if it is no longer than this (RFC 4954 section 4 asks for no more); a longer one goes on as it
+/// comes.
 const LINE_BYTES_MAX: usize = 12_288;
 /// So much of a line that is handed on in pieces is kept: the command and its first arguments.
 const COMMAND_BYTES_MAX: usize = 64;
-
-/// Commands that are handed on whole, if at all.
-const WHOLE: [&[u8]; 6] = [b"USER", b"APOP", b"AUTH", b"STLS", b"XCLIENT", b"QUIT"];
 
 /// Where in a line the client is.
 #[derive(Debug, Default)]
@@ -26,8 +23,8 @@ pub(super) enum Saying {
     Begin,
     /// In a line whose beginning was handed on: what is kept of it, never an argument of PASS.
     Rest(Vec<u8>),
-    /// In a login that is withheld, and too long to be held.
-    Withheld,
+    /// In a line that is ours to answer, and too long to be held.
+    Ours(Ours),
 }
 
 impl Saying {
@@ -41,9 +38,7 @@ enum Verdict {
     Pass,
     /// Once the server has said all that it is asked for already.
     Later,
-    Refuse(&'static str),
-    /// It is a login that shows its secret, or half of one.
-    Withhold,
+    Ours(Ours),
     StartTls,
     /// Once the copies are settled.
     Settle,
@@ -68,14 +63,14 @@ impl Watcher {
             }
             return Heard::More;
         }
-        if let Saying::Withheld = self.saying {
-            return self.withheld(input);
+        if let Saying::Ours(ours) = self.saying {
+            return self.long_line_of_ours(input, ours);
         }
         match self.client.line_end(input, LINE_BYTES_MAX) {
             LineEnd::At(end) => self.whole_line(input, end),
-            LineEnd::Awaited if self.must_be_whole(unseen) => self.client.hold(input).into(),
-            LineEnd::TooLong if self.withholds_logins() && !self.is_answer() => {
-                self.saying = Saying::Withheld;
+            LineEnd::Awaited => self.client.hold(input).into(),
+            LineEnd::TooLong if let Some(ours) = self.is_ours(unseen) => {
+                self.saying = Saying::Ours(ours);
                 Heard::More
             }
             LineEnd::TooLong if self.may_remove(unseen) && !self.is_alone() => {
@@ -85,7 +80,7 @@ impl Watcher {
                 self.is_settled = true;
                 Heard::Step(Step::Settle)
             }
-            LineEnd::Awaited | LineEnd::TooLong => {
+            LineEnd::TooLong => {
                 self.is_settled = false;
                 let mut kept = Vec::new();
                 keep(&mut kept, &self.client.held);
@@ -114,27 +109,23 @@ impl Watcher {
         matches!(self.awaited.back(), Some(Awaited::Auth(auth)) if auth.is_prompted)
     }
 
-    /// The verb of what is held, and this behind it.
-    fn verb(&self, unseen: &[u8]) -> Verb {
-        let begun = self.client.held.iter().chain(unseen);
-        Verb::of(begun.take(LINE_BYTES_MAX))
+    /// What is held, and this behind it, as far as a line is known.
+    fn begun<'b>(&'b self, unseen: &'b [u8]) -> impl Iterator<Item = &'b u8> + Clone {
+        self.client.held.iter().chain(unseen).take(LINE_BYTES_MAX)
     }
 
-    /// May this, behind what is held, be the beginning of a line that is handed on whole?
-    fn must_be_whole(&self, unseen: &[u8]) -> bool {
-        let verb = self.verb(unseen);
-        let first = self.client.held.first().or(unseen.first());
-        self.is_answer()
-            || self.withholds_logins()
-            || !verb.is_whole()
-            || verb.may_remove()
-            || WHOLE.contains(&verb.letters())
-            || first.is_some_and(|byte| !byte.is_ascii_graphic())
+    /// Is this, behind what is held, a line that the server is not to hear, though it is too long to be known whole?
+    fn is_ours(&self, unseen: &[u8]) -> Option<Ours> {
+        match () {
+            () if self.is_answer() => None,
+            () if self.withholds_logins() => Some(Ours::Login),
+            () => Ours::of(self.begun(unseen)),
+        }
     }
 
     /// May this, behind what is held, be the beginning of a command that removes messages?
     fn may_remove(&self, unseen: &[u8]) -> bool {
-        !self.is_answer() && self.verb(unseen).may_remove()
+        !self.is_answer() && Verb::of(self.begun(unseen)).may_remove()
     }
 
     /// The line that ends at `end` of what is unseen.
@@ -170,15 +161,14 @@ impl Watcher {
                 self.client.held.truncate(held);
                 return Heard::Step(Step::Settle);
             }
-            Verdict::Refuse(_) | Verdict::Withhold | Verdict::StartTls => {}
+            Verdict::Ours(_) | Verdict::StartTls => {}
         }
         // All before it was handed on, and answered.
         *input = &input[seen + end..];
         wipe(&mut self.client.held);
         self.client.held = Vec::new();
         Heard::Step(match verdict {
-            Verdict::Refuse(why) => refusal(why),
-            Verdict::Withhold => self.withhold(),
+            Verdict::Ours(ours) => self.answer(ours),
             _ => Step::StartTls {
                 reply: BEGIN_TLS.to_vec(),
             },
@@ -198,31 +188,26 @@ impl Watcher {
         let (verb, argument) = command(line);
         // These are not asked for beside others: another server, TLS or we are to answer them; and what may remove.
         let is_withheld = self.withholds_logins() && !passes_in_clear(line);
-        let is_alone = is_withheld
+        let ours = match is_withheld {
+            true => Some(Ours::Login),
+            false => Ours::of(line.iter()),
+        };
+        let is_alone = ours.is_some()
             || verb.may_remove()
-            || matches!(
-                verb.letters(),
-                b"USER" | b"APOP" | b"AUTH" | b"STLS" | b"XCLIENT" | b""
-            );
+            || matches!(verb.letters(), b"USER" | b"APOP" | b"AUTH");
         if is_alone && !self.is_alone() {
             return Verdict::Later;
         }
-        match () {
-            () if is_withheld => return Verdict::Withhold,
-            () if verb.letters().is_empty() && argument.is_empty() => {
-                return Verdict::Refuse("No command");
-            }
-            () if verb.may_be(b"XCLIENT") => return Verdict::Refuse("XCLIENT is not for clients"),
-            () if verb.is(b"STLS") && self.offers_stls() => return Verdict::StartTls,
-            () if verb.may_be(b"STLS") => return Verdict::Refuse("STLS is not available now"),
-            () if verb.may_remove() && !self.is_settled => {
+        match ours {
+            Some(Ours::Stls) if self.offers_stls() => return Verdict::StartTls,
+            Some(ours) => return Verdict::Ours(ours),
+            None if verb.may_remove() && !self.is_settled => {
                 self.is_settled = true;
                 return Verdict::Settle;
             }
-            () => self.is_settled = false,
+            None => self.is_settled = false,
         }
         match verb.letters() {
-            _ if verb.is_unclear() => self.awaited.push_back(Awaited::Unknown),
             b"USER" => {
                 self.named = name(argument);
                 self.login(self.named.clone());
@@ -248,7 +233,7 @@ impl Watcher {
         Verdict::Pass
     }
 
-    /// A line of which this is known: it is too long, or it need not be whole.
+    /// A line of which this is known, if not all.
     fn line_begun(&mut self, kept: &[u8]) {
         if let Some(Awaited::Auth(auth)) = self.awaited.back_mut()
             && auth.is_prompted
@@ -257,14 +242,11 @@ impl Watcher {
         }
         let (verb, argument) = command(kept);
         let awaited = match verb.letters() {
-            _ if verb.is_unclear() => Awaited::Unknown,
             b"APOP" => Awaited::Enter(None),
             b"AUTH" if !argument.is_empty() => {
                 // Its mechanism is of no use without the answer.
                 Awaited::Auth(Box::new(Auth::begin(b"", b"")))
             }
-            // None is so long; a server that thinks otherwise begins TLS.
-            b"STLS" => Awaited::Xtnd,
             verb => self.awaited(verb, argument),
         };
         self.awaited.push_back(awaited);
@@ -327,60 +309,107 @@ mod tests {
         tests::{talk_by, text},
     };
 
-    /// Dovecot passes over a CR before the login, and takes a NUL for the verb's end: it would believe both.
+    /// Dovecot ends a verb before the login after 8 bytes, passes over a CR in it, and takes a NUL for its end; Courier
+    /// awaits another line behind a NUL.
     #[test]
-    fn what_is_ours_is_so_with_a_stray_character_in_it() {
-        let outcome = talk_by(
-            Rules {
-                stls: true,
-                ..Rules::default()
-            },
-            "S: +OK
-             C: XCL\rIENT ADDR=192.0.2.1
-             C: XCLIENT\0 ADDR=192.0.2.1
-             C: ST\rLS
-             C: STLS\0
-             C: \x01
-             C: NOOP
-             S: +OK",
-        );
-        assert_eq!(text(&outcome.to_server), "NOOP\r\n");
-        assert_eq!(text(&outcome.replies).matches("-ERR").count(), 5);
-        assert!(outcome.settled.is_empty());
+    fn what_servers_may_read_each_in_its_own_way_is_ours_to_answer() {
+        let lines = [
+            "XCLIENT ADDR=127.0.0.7",
+            "xoip 127.0.0.8",
+            " XOIP\t127.0.0.8",
+            "XCLIENTADDR=127.0.0.7",
+            "\rXCLIENTADDR=127.0.0.7",
+            "X\rCLIENTADDR=127.0.0.6",
+            "XCL\rIENT ADDR=127.0.0.7",
+            "XCLIENT\0 ADDR=127.0.0.7",
+            "\r\r\r\rXOIP127.0.0.7",
+            "\r\r\r\rSTLSx",
+            "ST\rLS",
+            "STLS\0",
+            "STLS",
+            "\r\r\r\rUSERname",
+            "\r\r\r\rQUIT",
+            "\r QUIT",
+            "QU\rIT",
+            "QUIT\0",
+            "QUIT\rx",
+            "NOOP\0",
+            "NOOP \0",
+            "LIST 1\0",
+            "NOOP\u{e4}",
+            "\x01",
+            "secretsecret",
+            "",
+        ];
+        for line in lines {
+            let outcome = talk_by(
+                Rules::default(),
+                &format!(
+                    "S: +OK\nC: LIST\nC: {line}\nC: NOOP\nS: +OK\nS: .\nC: NOOP\nS: +OK\nS: +OK"
+                ),
+            );
+            let all = "LIST\r\nNOOP\r\nNOOP\r\n";
+            assert_eq!(text(&outcome.to_server), all, "{line:?}");
+            assert_eq!(text(&outcome.replies).matches("-ERR").count(), 1);
+            assert!(outcome.told.is_empty() && outcome.settled.is_empty());
+        }
+        // in its order: not before the server has answered what was asked before
+        let outcome = talk_by(Rules::default(), "S: +OK\nC: NOOP\nC: NOOP\0");
+        assert!(outcome.replies.is_empty());
     }
 
-    /// What one server takes for nothing may be QUIT to another, or a command with a list.
     #[test]
-    fn what_has_a_stray_character_in_its_verb_is_held_like_quit() {
-        let outcome = talk_by(
-            Rules::default(),
-            "S: +OK
-             C: RETR 1
-             C: \r QUIT
-             S: +OK
-             S: mail
-             S: .
-             C: LIST\0
-             S: -ERR what?
-             C: NOOP
-             S: +OK
-             S: 1 5
-             S: .
-             C: NOOP
-             S: +OK
-             S: +OK",
-        );
-        assert_eq!(outcome.settled, [(8, 1), (16, 1)]);
-        let all = "RETR 1\r\n\r QUIT\r\nLIST\0\r\nNOOP\r\nNOOP\r\n";
-        assert_eq!(text(&outcome.to_server), all);
-        assert!(outcome.told.iter().all(|told| !told.starts_with("Lost")));
-        let stray = format!("{}QUIT\r\n", " ".repeat(20_000)).into_bytes();
-        let long = format!("Q\rUIT {}\r\n", "x".repeat(20_000)).into_bytes();
-        for line in [stray, long] {
-            let said = [(Side::Server, b"+OK\r\n".to_vec()), (Side::Client, line)];
+    fn what_is_ours_to_answer_is_so_however_long_it_is() {
+        let x = "x".repeat(20_000);
+        for line in [
+            format!("{}QUIT\r\n", " ".repeat(20_000)),
+            format!("Q\rUIT {x}\r\n"),
+            format!("XCLIENT {x}\r\n"),
+            format!("XOIP {x}\r\n"),
+            format!("NOOP \0{x}\r\n"),
+            format!("STLS {x}\r\n"),
+            format!("{x}\r\n"),
+        ] {
+            let said = [
+                (Side::Server, b"+OK\r\n".to_vec()),
+                (Side::Client, format!("NOOP\r\n{line}NOOP\r\n").into_bytes()),
+                (Side::Server, b"+OK\r\n".to_vec()),
+            ];
             for step in [1, 100, usize::MAX] {
                 let outcome = session(Rules::default(), &said, step);
-                assert_eq!(outcome.settled, [(0, 0)], "{step}");
+                assert_eq!(text(&outcome.to_server), "NOOP\r\nNOOP\r\n");
+                assert_eq!(text(&outcome.replies).matches("-ERR").count(), 1);
+                assert!(outcome.settled.is_empty() && outcome.kept.concat().is_empty());
+            }
+        }
+    }
+
+    /// Its head is gone, so that its tail would be a command.
+    #[test]
+    fn the_tail_of_a_long_line_of_ours_goes_nowhere_though_track_is_lost() {
+        let long = |rest: &str| format!("XCLIENT {}{rest}", "x".repeat(20_000)).into_bytes();
+        let lost = (Side::Server, b"* what\r\n".to_vec());
+        for said in [
+            [
+                (Side::Client, long("")),
+                lost.clone(),
+                (Side::Client, b"QUIT\r\nNOOP\r\n".to_vec()),
+            ],
+            [
+                (Side::Client, long("\r\nNOOP\r\n")),
+                lost.clone(),
+                (Side::Client, b"".to_vec()),
+            ],
+        ] {
+            let before = [
+                (Side::Server, b"+OK\r\n".to_vec()),
+                (Side::Client, b"STAT\r\n".to_vec()),
+            ];
+            let said = [&before[..], &said].concat();
+            for step in [1, 100, usize::MAX] {
+                let outcome = session(Rules::default(), &said, step);
+                assert_eq!(text(&outcome.to_server), "STAT\r\nNOOP\r\n", "{step}");
+                assert!(outcome.kept.concat().is_empty());
             }
         }
     }

@@ -7,9 +7,10 @@
 //!
 //! QUIT waits until all else is answered, and then until the copies are settled: it removes what DELE has marked.
 //!
-//! What is changed: CAPA, the greeting's `[XCLIENT]`, and three commands that the server never sees, since they are ours
-//! to answer: STLS; XCLIENT, for the server would believe it; and a line without a command, which some servers answer
-//! and some do not. So are logins that show their secret on a leg without TLS, where [`Rules`] say so.
+//! What is changed: CAPA, the greeting's `[XCLIENT]`, and what the server never sees, since it is ours to answer: STLS;
+//! XCLIENT and XOIP, for the server would believe them; a line without a command, which some servers answer and some do
+//! not; and one whose verb is unclear, which may be any command to some server (see the head of `words`). So are logins
+//! that show their secret on a leg without TLS, where [`Rules`] say so.
 
 mod auth;
 mod capability;
@@ -160,7 +161,7 @@ impl Watch for Watcher {
                 return Some(step);
             }
             if self.lost {
-                return self.client.blindly(input);
+                return self.hear_lost_client(input);
             }
             match self.hear_client(input) {
                 Heard::More => {}
@@ -369,7 +370,6 @@ mod tests {
              C: AGFubmEAc2VjcmV0
              S: -ERR not here
              C: AUTH LOGIN
-             S: -ERR what?
              C: *
              S: + VXNlcm5hbWU6
              C: AUTH plain AGFubmEAc2VjcmV0
@@ -379,6 +379,7 @@ mod tests {
         );
         let login = r#"Login { user: "anna", before: [] }"#;
         assert_eq!(outcome.told, [login, entered]);
+        assert_eq!(text(&outcome.replies), "-ERR No such command\r\n");
         assert!(outcome.kept.concat().is_empty());
     }
 

@@ -1,6 +1,10 @@
-//! What is ours to answer in the server's place: a login that is withheld, to its end, however long it is.
+//! What is ours to answer in the server's place, to the line's end, however long it is: commands that only we are to hear,
+//! what servers read each in a way of its own, and a login that is withheld.
 
-use super::{words::command, *};
+use super::{
+    words::{Verb, command},
+    *,
+};
 use crate::wire::{
     sasl::{self, wipe},
     watch::why_withheld,
@@ -11,9 +15,39 @@ const IN_CLEAR: [&[u8]; 8] = [
     b"", b"CAPA", b"APOP", b"STLS", b"QUIT", b"NOOP", b"LANG", b"UTF8",
 ];
 
+/// Why the server does not hear a line.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Ours {
+    /// It is a login that shows its secret, or half of one.
+    Login,
+    /// Some servers answer it and some do not.
+    NoCommand,
+    /// It may be any command, or take the next line with it.
+    Unclear,
+    /// Dovecot would believe it who the client is, and by XOIP too.
+    Xclient,
+    Stls,
+}
+
+impl Ours {
+    /// `line` may be all of it that is known.
+    pub(super) fn of<'b>(mut line: impl Iterator<Item = &'b u8> + Clone) -> Option<Self> {
+        let verb = Verb::of(line.clone());
+        match verb.letters() {
+            _ if verb.is_unclear() || !verb.is_whole() => Some(Self::Unclear),
+            // Courier, wherever it is.
+            _ if line.any(|byte| *byte == 0) => Some(Self::Unclear),
+            b"" => Some(Self::NoCommand),
+            b"XCLIENT" | b"XOIP" => Some(Self::Xclient),
+            b"STLS" => Some(Self::Stls),
+            _ => None,
+        }
+    }
+}
+
 impl Watcher {
-    /// Takes a login up to its end, where it is answered.
-    pub(super) fn withheld<'a>(&mut self, input: &mut &'a [u8]) -> Heard<'a> {
+    /// Takes a line up to its end, where it is answered.
+    pub(super) fn long_line_of_ours<'a>(&mut self, input: &mut &'a [u8], ours: Ours) -> Heard<'a> {
         if let Some(passed) = self.client.pass(input) {
             return Heard::Step(passed);
         }
@@ -28,19 +62,42 @@ impl Watcher {
         }
         *input = &input[1..];
         self.saying = Saying::Begin;
-        Heard::Step(self.withhold())
+        Heard::Step(self.answer(ours))
+    }
+
+    /// Once track is lost all is handed on, but for the rest of a line whose beginning was not. That has no answer: nobody
+    /// knows where it would belong.
+    pub(super) fn hear_lost_client<'a>(&mut self, input: &mut &'a [u8]) -> Option<Step<'a>> {
+        if let Saying::Ours(_) = self.saying {
+            if let Some(passed) = self.client.pass(input) {
+                return Some(passed);
+            }
+            wipe(&mut self.client.held);
+            let end = memchr::memchr(b'\n', input).map(|lf| lf + 1);
+            *input = &input[end.unwrap_or(input.len())..];
+            end?;
+            self.saying = Saying::Begin;
+        }
+        self.client.blindly(input)
+    }
+
+    pub(super) fn answer(&self, ours: Ours) -> Step<'static> {
+        let why = match ours {
+            Ours::Login => return self.withhold(),
+            Ours::NoCommand => "No command",
+            Ours::Unclear => "No such command",
+            Ours::Xclient => "That is not for clients",
+            Ours::Stls => "STLS is not available now",
+        };
+        Step::Reply(format!("-ERR {why}\r\n").into_bytes())
     }
 
     /// RFC 3206 section 4.
-    pub(super) fn withhold(&self) -> Step<'static> {
+    fn withhold(&self) -> Step<'static> {
         let why = why_withheld(self.rules.stls.then_some("STLS"));
         let reply = format!("-ERR [AUTH] {why}\r\n").into_bytes();
         Step::Withhold { reply }
     }
-}
-
-pub(super) fn refusal(why: &str) -> Step<'static> {
-    Step::Reply(format!("-ERR {why}\r\n").into_bytes())
 }
 
 /// While logins are withheld: is this surely none that hands over its secret, or half of it? Servers pass over control
