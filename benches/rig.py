@@ -99,12 +99,21 @@ class Sink(Peer):
             return 0
 
 
-class Process:
-    """A program of the benchmarks' own, in a control group."""
+def await_ready(process, ready, log):
+    end = time.time() + 60
+    while not ready():
+        if process.poll() is not None or time.time() > end:
+            raise RuntimeError(f"not ready: {log}\n{open(log).read()[-3000:]}")
+        time.sleep(0.02)
 
-    def __init__(self, work, name, group, argv):
+
+class Process:
+    """A program of the benchmarks' own, in a control group; returns once it is ready."""
+
+    def __init__(self, work, name, group, argv, ready):
         self.log = open(f"{work}/{name}.log", "w")
         self.process = subprocess.Popen(Group.of(group).command(argv), stdout=self.log, stderr=self.log)
+        await_ready(self.process, ready, f"{work}/{name}.log")
 
     def stop(self):
         self.process.kill()
@@ -140,12 +149,7 @@ class Mailtee:
         self.log = open(f"{directory}/log", "w")
         argv = [*prefix, binary, *verb, "--config", f"{directory}/mailtee.toml"]
         self.process = subprocess.Popen(Group.of(group).command(argv), stdout=self.log, stderr=self.log)
-        ready = ready or self.is_ready
-        end = time.time() + 60
-        while not ready():
-            if self.process.poll() is not None or time.time() > end:
-                raise RuntimeError(f"{directory}: not ready\n{open(f'{directory}/log').read()[-3000:]}")
-            time.sleep(0.02)
+        await_ready(self.process, ready or self.is_ready, f"{directory}/log")
 
     admin = None
 
@@ -238,6 +242,8 @@ def target(vault_dir, listen):
 
 
 def answers(address):
+    if address.startswith("/"):
+        return os.path.exists(address)
     host, port = address.rsplit(":", 1)
     try:
         socket.create_connection((host, int(port)), 1).close()

@@ -100,6 +100,11 @@ def rates():
         figure("CPU a message, capture", cpu, "us", "haproxy as a mere TCP forwarder", forwarder, aim="at most 200 us", met=cpu <= 200)
         whole = [r["cpu"]["mailtee"] + r["cpu"]["vault"] for r in rows["mailtee"]]
         figure("CPU a message, capture, forwarding and vault", median(whole), "us")
+        # The seconds of all processors, less what source and sink take of each message.
+        ends = median([r["cpu"]["source"] + r["cpu"]["sink"] for r in rows["mailtee"]])
+        for aim, base, name in ((5, "postfix", "5 x Postfix"), (0.6, "direct", "0.6 x direct")):
+            left = os.cpu_count() * 1e6 / (aim * of(base, "accepted")) - ends
+            figure(f"CPU a message that {name} leaves to all of it", left, "us", "what all of it takes", median(whole))
         search = [r["later"]["mailtee"] + r["later"]["vault"] for r in rows["mailtee"]]
         figure("CPU a message, what waits until mail ebbs: the vault's search", median(search), "us")
         tee.settled()
@@ -133,10 +138,13 @@ def postfix():
                 ways[name], count[name] = (base, [sink], False), n
         made.insert(0, Peer(W, "postfix", "postfix-bcc", "postfix", "always_bcc", SMTP_PORT=B + 70, NEXT_HOP=local(1), BCC_HOP=local(2), TLS=0))
         ways["always_bcc"], count["always_bcc"] = (70, [sink, copies], False), n
-        of, _ = measure(ways, count)
+        of, rows = measure(ways, count)
+        cpu = lambda way, *groups: median([sum(r["cpu"].get(g, 0) for g in groups) for r in rows[way]])
         for mode in ("content_filter", "proxy_filter"):
             mine, theirs = of(f"{mode}, mailtee", "delivered"), of(f"{mode}, haproxy", "delivered")
             figure(f"delivered a second, {mode}", mine, "/s", "haproxy as the filter", theirs, "at least 1 x", mine >= theirs)
+            figure(f"CPU a message, {mode}, capture, forwarding and vault", cpu(f"{mode}, mailtee", f"tee-{mode}", "vault"), "us",
+                   "haproxy as the filter", cpu(f"{mode}, haproxy", "haproxy"))
         mine, theirs = of("proxy_filter, mailtee", "delivered"), of("always_bcc", "delivered")
         figure("delivered a second, proxy_filter", mine, "/s", "always_bcc", theirs, "more than 1 x", mine > theirs)
     finally:
@@ -159,7 +167,7 @@ def milter():
                          for name, address in (("inet", local(32)), ("unix", f"unix:{W}/milter")))
         made.insert(0, Mailtee(a.bin, f"{W}/tee", "tee", config(f"{W}/tee", local(33), listen + target(f"{W}/vault", local(10)))))
         for name, address in (("yes", local(62)), ("yes-unix", f"{W}/yes")):
-            made.insert(0, Process(W, name, "yes", ["python3", f"{HERE}/yes_milter.py", address]))
+            made.insert(0, Process(W, name, "yes", ["python3", f"{HERE}/yes_milter.py", address], lambda: answers(address)))
         for who, base, mode, at in (("none", 40, "plain", ""), ("inet", 30, "milter", local(32)), ("unix", 50, "milter", f"unix:{W}/milter"),
                                     ("yes", 60, "milter", local(62)), ("yes-unix", 70, "milter", f"unix:{W}/yes"),
                                     ("opendkim", 20, "milter", local(22))):
