@@ -493,8 +493,12 @@ fn the_client_is_named_by_us_and_not_by_itself() {
         .expect("mailtee listens");
     let mut client = TcpStream::from(socket);
     let (name, password) = server.user(1);
-    // What Dovecot takes for it, and for a login, before one: by another name, and by the eight bytes of a verb.
+    // What Dovecot takes for it, and for a login, before one: by another name, and by the eight bytes of a verb; and what
+    // it answers with a list where a login would be answered, so that nobody would know any more what comes.
     let claims = [
+        "AUTH  PLAIN",
+        "AUTH \rPLAIN",
+        "USER\tvictim",
         "XCLIENT ADDR=127.0.0.8",
         "XOIP 127.0.0.8",
         "XCLIENTADDR=127.0.0.8",

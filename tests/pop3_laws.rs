@@ -254,6 +254,8 @@ fn piece() -> impl Strategy<Value = Vec<u8>> {
         "STAT",
         "XCLIENT a",
         "XOIP a",
+        "AUTH  PLAIN",
+        "USER\tb",
         "XCLIENTADDR",
         "\r",
         "\0",

@@ -1,37 +1,13 @@
 //! What the client says: commands, and answers in an AUTH dialogue.
 
-use std::mem;
-
-use super::{
-    ours::{Ours, passes_in_clear},
-    uidl::number,
-    words::{Verb, command},
-    *,
-};
+use super::{ours::Ours, uidl::number, words::Command, *};
 use crate::wire::sasl::{extend, wipe};
 
-/// A line is handed on whole if it is no longer than this (RFC 4954 section 4 asks for no more); a longer one goes on as it
-/// comes.
-const LINE_BYTES_MAX: usize = 12_288;
-/// So much of a line that is handed on in pieces is kept: the command and its first arguments.
-const COMMAND_BYTES_MAX: usize = 64;
-
-/// Where in a line the client is.
-#[derive(Debug, Default)]
-pub(super) enum Saying {
-    #[default]
-    Begin,
-    /// In a line whose beginning was handed on: what is kept of it, never an argument of PASS.
-    Rest(Vec<u8>),
-    /// In a line that is ours to answer, and too long to be held.
-    Ours(Ours),
-}
-
-impl Saying {
-    pub(super) fn is_between(&self) -> bool {
-        matches!(self, Self::Begin)
-    }
-}
+/// A command is no longer than this with its end: of a longer line Cyrus takes the rest for the next one. RFC 2449 section 4
+/// allows 255 bytes, but some secrets are long.
+const LINE_BYTES_MAX: usize = 8_191;
+/// Nor is an answer in a dialogue (RFC 4954 section 4 asks for no more).
+pub(super) const ANSWER_BYTES_MAX: usize = 12_288;
 
 /// What is to be done with a line.
 enum Verdict {
@@ -46,46 +22,33 @@ enum Verdict {
 
 impl Watcher {
     pub(super) fn hear_client<'a>(&mut self, input: &mut &'a [u8]) -> Heard<'a> {
-        let unseen = &input[self.client.seen..];
-        if unseen.is_empty() || (self.saying.is_between() && self.must_wait()) {
-            return self.client.pass(input).into();
-        }
-        if let Saying::Rest(kept) = &mut self.saying {
-            let end = memchr::memchr(b'\n', unseen).map(|lf| lf + 1);
-            let piece = &unseen[..end.unwrap_or(unseen.len())];
-            self.client.seen += piece.len();
-            keep(kept, piece);
-            if end.is_some() {
-                let mut line = mem::take(kept);
-                self.saying = Saying::Begin;
-                self.line_begun(&line);
-                wipe(&mut line);
-            }
-            return Heard::More;
-        }
-        if let Saying::Ours(ours) = self.saying {
+        if let Some(ours) = self.long {
             return self.long_line_of_ours(input, ours);
         }
-        match self.client.line_end(input, LINE_BYTES_MAX) {
+        let unseen = &input[self.client.seen..];
+        if unseen.is_empty() || self.must_wait() {
+            return self.client.pass(input).into();
+        }
+        let is_answer = self.is_answer();
+        let bytes_max = match is_answer {
+            true => ANSWER_BYTES_MAX,
+            false => LINE_BYTES_MAX,
+        };
+        match self.client.line_end(input, bytes_max) {
             LineEnd::At(end) => self.whole_line(input, end),
             LineEnd::Awaited => self.client.hold(input).into(),
-            LineEnd::TooLong if let Some(ours) = self.is_ours(unseen) => {
-                self.saying = Saying::Ours(ours);
+            LineEnd::TooLong if is_answer => {
+                self.lost = true;
+                let lost = Step::Lost { reason: "answer" };
+                self.client.steps.extend([Step::Settle, lost]);
                 Heard::More
             }
-            LineEnd::TooLong if self.may_remove(unseen) && !self.is_alone() => {
-                self.client.pass(input).into()
-            }
-            LineEnd::TooLong if self.may_remove(unseen) && !self.is_settled => {
-                self.is_settled = true;
-                Heard::Step(Step::Settle)
-            }
             LineEnd::TooLong => {
-                self.is_settled = false;
-                let mut kept = Vec::new();
-                keep(&mut kept, &self.client.held);
-                self.saying = Saying::Rest(kept);
-                self.client.release().map_or(Heard::More, Heard::Step)
+                self.long = Some(match self.withholds_logins() {
+                    true => Ours::Login,
+                    false => Ours::Long,
+                });
+                Heard::More
             }
         }
     }
@@ -109,25 +72,6 @@ impl Watcher {
         matches!(self.awaited.back(), Some(Awaited::Auth(auth)) if auth.is_prompted)
     }
 
-    /// What is held, and this behind it, as far as a line is known.
-    fn begun<'b>(&'b self, unseen: &'b [u8]) -> impl Iterator<Item = &'b u8> + Clone {
-        self.client.held.iter().chain(unseen).take(LINE_BYTES_MAX)
-    }
-
-    /// Is this, behind what is held, a line that the server is not to hear, though it is too long to be known whole?
-    fn is_ours(&self, unseen: &[u8]) -> Option<Ours> {
-        match () {
-            () if self.is_answer() => None,
-            () if self.withholds_logins() => Some(Ours::Login),
-            () => Ours::of(self.begun(unseen)),
-        }
-    }
-
-    /// May this, behind what is held, be the beginning of a command that removes messages?
-    fn may_remove(&self, unseen: &[u8]) -> bool {
-        !self.is_answer() && Verb::of(self.begun(unseen)).may_remove()
-    }
-
     /// The line that ends at `end` of what is unseen.
     fn whole_line<'a>(&mut self, input: &mut &'a [u8], end: usize) -> Heard<'a> {
         let (seen, held) = (self.client.seen, self.client.held.len());
@@ -141,7 +85,7 @@ impl Watcher {
             self.client.held = whole;
             verdict
         };
-        match verdict {
+        let answer = match verdict {
             Verdict::Pass if held == 0 => {
                 self.client.seen += end;
                 return Heard::More;
@@ -154,25 +98,23 @@ impl Watcher {
                 return Heard::More;
             }
             Verdict::Later => {
-                self.client.held.truncate(held);
+                self.client.hold_only(held);
                 return self.client.pass(input).into();
             }
             Verdict::Settle => {
-                self.client.held.truncate(held);
+                self.client.hold_only(held);
                 return Heard::Step(Step::Settle);
             }
-            Verdict::Ours(_) | Verdict::StartTls => {}
-        }
+            Verdict::Ours(ours) => self.answer(ours),
+            Verdict::StartTls => Step::StartTls {
+                reply: BEGIN_TLS.to_vec(),
+            },
+        };
         // All before it was handed on, and answered.
         *input = &input[seen + end..];
         wipe(&mut self.client.held);
         self.client.held = Vec::new();
-        Heard::Step(match verdict {
-            Verdict::Ours(ours) => self.answer(ours),
-            _ => Step::StartTls {
-                reply: BEGIN_TLS.to_vec(),
-            },
-        })
+        Heard::Step(answer)
     }
 
     fn line(&mut self, line: &[u8]) -> Verdict {
@@ -185,119 +127,70 @@ impl Watcher {
             }
             return Verdict::Pass;
         }
-        let (verb, argument) = command(line);
-        // These are not asked for beside others: another server, TLS or we are to answer them; and what may remove.
-        let is_withheld = self.withholds_logins() && !passes_in_clear(line);
-        let ours = match is_withheld {
-            true => Some(Ours::Login),
-            false => Ours::of(line.iter()),
-        };
-        let is_alone = ours.is_some()
-            || verb.may_remove()
-            || matches!(verb.letters(), b"USER" | b"APOP" | b"AUTH");
-        if is_alone && !self.is_alone() {
+        let said = self.for_server(line);
+        if said.as_ref().map_or(true, Command::is_alone) && !self.is_alone() {
             return Verdict::Later;
         }
-        match ours {
-            Some(Ours::Stls) if self.offers_stls() => return Verdict::StartTls,
-            Some(ours) => return Verdict::Ours(ours),
-            None if verb.may_remove() && !self.is_settled => {
-                self.is_settled = true;
-                return Verdict::Settle;
-            }
-            None => self.is_settled = false,
+        let command = match said {
+            Ok(command) => command,
+            Err(Ours::Stls) if self.offers_stls() => return Verdict::StartTls,
+            Err(ours) => return Verdict::Ours(ours),
+        };
+        if command.may_remove() && !self.is_settled {
+            self.is_settled = true;
+            return Verdict::Settle;
         }
-        match verb.letters() {
-            b"USER" => {
-                self.named = name(argument);
-                self.login(self.named.clone());
-                self.awaited.push_back(Awaited::Line);
-            }
-            b"APOP" => {
-                let user = argument
-                    .split(u8::is_ascii_whitespace)
-                    .next()
-                    .and_then(name);
-                self.login(user.clone());
-                self.awaited.push_back(Awaited::Enter(user));
-            }
-            b"AUTH" if !argument.is_empty() => {
-                let mut auth = Auth::begin(argument, line);
-                if let Some((user, before)) = auth.newly_named() {
-                    self.client.steps.push_back(Step::Login { user, before });
-                }
-                self.awaited.push_back(Awaited::Auth(Box::new(auth)));
-            }
-            _ => self.line_begun(&line[..line.len().min(COMMAND_BYTES_MAX)]),
-        }
+        self.is_settled = false;
+        let awaited = self.awaited(&command, line);
+        self.awaited.push_back(awaited);
         Verdict::Pass
     }
 
-    /// A line of which this is known, if not all.
-    fn line_begun(&mut self, kept: &[u8]) {
-        if let Some(Awaited::Auth(auth)) = self.awaited.back_mut()
-            && auth.is_prompted
-        {
-            return auth.answer(b"");
-        }
-        let (verb, argument) = command(kept);
-        let awaited = match verb.letters() {
-            b"APOP" => Awaited::Enter(None),
-            b"AUTH" if !argument.is_empty() => {
-                // Its mechanism is of no use without the answer.
-                Awaited::Auth(Box::new(Auth::begin(b"", b"")))
+    /// What comes in answer to a command, whose `line` is about to be handed on.
+    fn awaited(&mut self, command: &Command<'_>, line: &[u8]) -> Awaited {
+        let mut words = command.words();
+        let has_argument = !command.argument().is_empty();
+        match command.verb() {
+            b"USER" => Awaited::User(self.named(command.argument())),
+            b"PASS" => Awaited::Pass,
+            b"APOP" => Awaited::Enter(self.named(words.next().unwrap_or_default())),
+            b"AUTH" if has_argument => {
+                let mut auth = Auth::begin(command.argument(), line);
+                if let Some((user, before)) = auth.newly_named() {
+                    self.client.steps.push_back(Step::Login { user, before });
+                }
+                Awaited::Auth(Box::new(auth))
             }
-            verb => self.awaited(verb, argument),
-        };
-        self.awaited.push_back(awaited);
-    }
-
-    fn login(&mut self, user: Option<WireText>) {
-        self.client.steps.extend(user.map(|user| Step::Login {
-            user,
-            before: Vec::new(),
-        }));
-    }
-
-    /// What comes in answer to a command.
-    fn awaited(&mut self, verb: &[u8], argument: &[u8]) -> Awaited {
-        let mut arguments = argument
-            .split(u8::is_ascii_whitespace)
-            .filter(|word| !word.is_empty());
-        match verb {
-            b"PASS" => Awaited::Enter(self.named.take()),
-            b"RETR" => Awaited::Message(arguments.next().and_then(number)),
+            b"RETR" => Awaited::Message(words.next().and_then(number)),
             b"TOP" => Awaited::Top(Top {
-                number: arguments.next().and_then(number),
-                lines: arguments.next().and_then(number),
+                number: words.next().and_then(number),
+                lines: words.next().and_then(number),
             }),
             b"CAPA" => Awaited::Capabilities,
             b"STAT" => Awaited::Stat,
-            b"UIDL" if argument.is_empty() => Awaited::Uidls,
-            b"UIDL" => Awaited::Uidl,
-            b"LIST" if argument.is_empty() => Awaited::Scan,
+            b"UIDL" if has_argument => Awaited::Uidl,
+            b"UIDL" => Awaited::Uidls,
+            b"LIST" if !has_argument => Awaited::Scan,
             // LANG lists the languages (RFC 6856 section 3.2), AUTH the mechanisms (an old habit).
-            b"LANG" | b"AUTH" if argument.is_empty() => Awaited::List,
-            b"LIST" | b"LANG" | b"USER" | b"DELE" | b"NOOP" | b"RSET" | b"QUIT" | b"LAST"
-            | b"UTF8" => Awaited::Line,
+            b"LANG" | b"AUTH" if !has_argument => Awaited::List,
+            b"LIST" | b"LANG" | b"DELE" | b"NOOP" | b"RSET" | b"QUIT" | b"LAST" | b"UTF8" => {
+                Awaited::Line
+            }
             b"XTND" => Awaited::Xtnd,
             _ => Awaited::Unknown,
         }
     }
-}
 
-fn name(argument: &[u8]) -> Option<WireText> {
-    (!argument.is_empty()).then(|| argument.into())
-}
-
-/// Keeps what a command is known by, and no secret.
-fn keep(kept: &mut Vec<u8>, piece: &[u8]) {
-    let room = COMMAND_BYTES_MAX.saturating_sub(kept.len());
-    kept.extend_from_slice(&piece[..piece.len().min(room)]);
-    if let Some((verb, [b' ' | b'\t', secret @ ..])) = kept.split_at_mut_checked(4)
-        && verb.eq_ignore_ascii_case(b"PASS")
-    {
-        secret.fill(b' ');
+    /// Who the client says that it is: another server may be the right one.
+    fn named(&mut self, name: &[u8]) -> Option<WireText> {
+        let user: Option<WireText> = (!name.is_empty()).then(|| name.into());
+        self.client
+            .steps
+            .extend(user.clone().map(|user| Step::Login {
+                user,
+                before: Vec::new(),
+            }));
+        user
     }
 }
 
@@ -339,6 +232,11 @@ mod tests {
             "NOOP\u{e4}",
             "\x01",
             "secretsecret",
+            " QUIT",
+            "USER\tberta",
+            "AUTH  PLAIN",
+            "AUTH \rPLAIN",
+            "AUTH PLAIN AGFubmEA c2VjcmV0",
             "",
         ];
         for line in lines {
@@ -356,6 +254,61 @@ mod tests {
         // in its order: not before the server has answered what was asked before
         let outcome = talk_by(Rules::default(), "S: +OK\nC: NOOP\nC: NOOP\0");
         assert!(outcome.replies.is_empty());
+    }
+
+    /// USER is refused for its form by one server, and taken by another.
+    #[test]
+    fn a_name_counts_when_the_server_has_taken_it() {
+        let outcome = talk_by(
+            Rules::default(),
+            "S: +OK
+             C: USER anna
+             S: +OK
+             C: USER berta
+             S: -ERR
+             C: PASS secret
+             S: -ERR
+             C: PASS secret
+             S: +OK",
+        );
+        assert_eq!(outcome.place.user, Some("anna".into()));
+    }
+
+    /// Cyrus reads a second command in a line of more than 8,191 bytes.
+    #[test]
+    fn a_line_for_two_is_ours_to_answer() {
+        for (bytes, is_ours) in [(8_191, false), (8_192, true), (8_197, true)] {
+            let line = format!("NOOP {}\r\n", "x".repeat(bytes - 7));
+            let said = [
+                (Side::Server, b"+OK\r\n".to_vec()),
+                (Side::Client, format!("{line}QUIT\r\n").into_bytes()),
+                (Side::Server, b"+OK\r\n".to_vec()),
+            ];
+            for step in [1, 100, usize::MAX] {
+                let outcome = session(Rules::default(), &said, step);
+                let heard = text(&outcome.to_server);
+                assert_eq!(heard.starts_with("NOOP"), !is_ours, "{bytes} by {step}");
+                assert!(heard.ends_with("QUIT\r\n"));
+                assert_eq!(text(&outcome.replies).lines().count(), usize::from(is_ours));
+            }
+        }
+    }
+
+    #[test]
+    fn an_answer_that_is_too_long_is_with_no_server() {
+        let long = format!("{}\r\nNOOP\r\n", "x".repeat(12_287));
+        let said = [
+            (Side::Server, b"+OK\r\n".to_vec()),
+            (Side::Client, b"AUTH PLAIN\r\n".to_vec()),
+            (Side::Server, b"+ \r\n".to_vec()),
+            (Side::Client, long.into_bytes()),
+            (Side::Server, b"-ERR\r\n".to_vec()),
+        ];
+        for step in [1, 100, usize::MAX] {
+            let outcome = session(Rules::default(), &said, step);
+            assert_eq!(text(&outcome.to_server), "AUTH PLAIN\r\nNOOP\r\n", "{step}");
+            assert_eq!(outcome.told, ["Lost { reason: \"answer\" }"]);
+        }
     }
 
     #[test]
@@ -382,6 +335,30 @@ mod tests {
                 assert!(outcome.settled.is_empty() && outcome.kept.concat().is_empty());
             }
         }
+    }
+
+    #[test]
+    fn nobody_names_itself_though_track_is_lost() {
+        let script = "S: * what
+             C: NOOP
+             C: XCLIENT ADDR=192.0.2.1
+             C: \rXOIP 192.0.2.1
+             C: USER anna";
+        let outcome = talk_by(Rules::default(), script);
+        assert_eq!(text(&outcome.to_server), "NOOP\r\nUSER anna\r\n");
+        assert!(outcome.replies.is_empty());
+        // behind the login it may be a message
+        let outcome = talk_by(
+            Rules::default(),
+            "S: +OK
+             C: APOP anna c4c9334bac560ecc979e58001b3e22fb
+             S: +OK
+             C: XTND XMIT
+             S: +OK
+             C: XOIP: a field
+             C: .",
+        );
+        assert!(text(&outcome.to_server).ends_with("XOIP: a field\r\n.\r\n"));
     }
 
     /// Its head is gone, so that its tail would be a command.

@@ -2,7 +2,10 @@
 
 use std::{borrow::Cow, collections::VecDeque, mem};
 
-use crate::wire::{sasl::extend, watch::Step};
+use crate::wire::{
+    sasl::{extend, overwrite},
+    watch::Step,
+};
 
 /// One direction.
 #[derive(Debug, Default)]
@@ -51,6 +54,12 @@ impl Lane {
             extend(&mut self.held, mem::take(input));
         }
         passed
+    }
+
+    /// Forgets what was added to the first so many bytes that are held.
+    pub(super) fn hold_only(&mut self, count: usize) {
+        overwrite(&mut self.held[count..]);
+        self.held.truncate(count);
     }
 
     /// Hands on what was held.
@@ -105,5 +114,12 @@ impl Lane {
             line if line.is_empty() => Heard::More,
             line => Heard::Step(Step::Say(line)),
         }
+    }
+}
+
+impl Drop for Lane {
+    /// It may be half of a login.
+    fn drop(&mut self) {
+        overwrite(&mut self.held);
     }
 }

@@ -9,8 +9,8 @@
 //!
 //! What is changed: CAPA, the greeting's `[XCLIENT]`, and what the server never sees, since it is ours to answer: STLS;
 //! XCLIENT and XOIP, for the server would believe them; a line without a command, which some servers answer and some do
-//! not; and one whose verb is unclear, which may be any command to some server (see the head of `words`). So are logins
-//! that show their secret on a leg without TLS, where [`Rules`] say so.
+//! not; and one that is longer than any server takes, or is read by each in a way of its own (see the head of `words`), so
+//! that it may be any command. So are logins that show their secret on a leg without TLS, where [`Rules`] say so.
 
 mod auth;
 mod capability;
@@ -31,19 +31,21 @@ pub use opening::{Opening, OpeningRules};
 use super::watch::{CopyId, Form, Found, Hint, Message, Place, Step, Watch};
 use crate::message::WireText;
 use auth::Auth;
-use client::Saying;
 use lane::{Heard, Lane, LineEnd};
+use ours::Ours;
 use server::Reading;
 use uidl::Uidls;
 
 /// Why a watcher went blind: values of the label `reason`.
-pub const LOST_REASONS: [&str; 3] = [
+pub const LOST_REASONS: [&str; 4] = [
     // What came where a reply was due is none, or a reply came where none was.
     "reply",
     // A reply ended in LF alone: where such a server ends a list cannot be told from its content.
     "line_end",
     // XTND (RFC 1082) was taken up: the client may now send a message without a command.
     "xtnd",
+    // An answer in an AUTH dialogue was longer than any server takes, and some take its rest for a command.
+    "answer",
 ];
 
 /// Commands that await their replies at once; more of them wait at the client.
@@ -76,7 +78,8 @@ pub struct Watcher {
     // what is said just now
     client: Lane,
     server: Lane,
-    saying: Saying,
+    /// The client is in a line that is ours to answer, and too long to be held.
+    long: Option<Ours>,
     reading: Reading,
     /// What may remove may go on: [`Step::Settle`] was told before it.
     is_settled: bool,
@@ -84,7 +87,7 @@ pub struct Watcher {
     awaited: VecDeque<Awaited>,
 
     // what was learnt
-    /// By USER, for the next PASS.
+    /// By the last USER that the server took, for PASS.
     named: Option<WireText>,
     uidls: Uidls,
     arrival_told: bool,
@@ -98,7 +101,9 @@ enum Awaited {
     Line,
     /// A list that teaches nothing.
     List,
-    /// To PASS or APOP.
+    User(Option<WireText>),
+    Pass,
+    /// To APOP.
     Enter(Option<WireText>),
     Auth(Box<Auth>),
     Capabilities,
@@ -128,7 +133,7 @@ impl Watcher {
             place: Place::default(),
             client: Lane::default(),
             server: Lane::default(),
-            saying: Saying::default(),
+            long: None,
             reading: Reading::default(),
             is_settled: false,
             awaited: VecDeque::from([Awaited::Greeting]),
@@ -200,7 +205,7 @@ impl Watch for Watcher {
     }
 
     fn farewell(&self) -> Option<&'static [u8]> {
-        let between = self.is_quiet() && self.client.held.is_empty() && self.saying.is_between();
+        let between = self.is_quiet() && self.client.held.is_empty() && self.long.is_none();
         (between && !self.lost).then_some(FAREWELL)
     }
 }

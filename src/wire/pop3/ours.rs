@@ -2,11 +2,12 @@
 //! what servers read each in a way of its own, and a login that is withheld.
 
 use super::{
-    words::{Verb, command},
+    client::ANSWER_BYTES_MAX,
+    words::{Command, command, line_of, may_name_client},
     *,
 };
 use crate::wire::{
-    sasl::{self, wipe},
+    sasl::{self, extend, wipe},
     watch::why_withheld,
 };
 
@@ -24,28 +25,35 @@ pub(super) enum Ours {
     NoCommand,
     /// It may be any command, or take the next line with it.
     Unclear,
+    /// Some servers take its rest for the next line.
+    Long,
     /// Dovecot would believe it who the client is, and by XOIP too.
     Xclient,
     Stls,
 }
 
-impl Ours {
-    /// `line` may be all of it that is known.
-    pub(super) fn of<'b>(mut line: impl Iterator<Item = &'b u8> + Clone) -> Option<Self> {
-        let verb = Verb::of(line.clone());
-        match verb.letters() {
-            _ if verb.is_unclear() || !verb.is_whole() => Some(Self::Unclear),
-            // Courier, wherever it is.
-            _ if line.any(|byte| *byte == 0) => Some(Self::Unclear),
-            b"" => Some(Self::NoCommand),
-            b"XCLIENT" | b"XOIP" => Some(Self::Xclient),
-            b"STLS" => Some(Self::Stls),
-            _ => None,
-        }
+/// What the server is to hear of a whole line, were there no logins to withhold.
+fn for_any_server(line: &[u8]) -> Result<Command<'_>, Ours> {
+    let command = command(line).ok_or(Ours::Unclear)?;
+    match command.verb() {
+        b"" => Err(Ours::NoCommand),
+        b"XCLIENT" | b"XOIP" => Err(Ours::Xclient),
+        b"STLS" => Err(Ours::Stls),
+        _ => Ok(command),
     }
 }
 
 impl Watcher {
+    /// What the server is to hear of a whole line.
+    pub(super) fn for_server<'l>(&self, line: &'l [u8]) -> Result<Command<'l>, Ours> {
+        let said = for_any_server(line);
+        match said {
+            Err(Ours::Xclient) => said,
+            _ if self.withholds_logins() && !passes_in_clear(line) => Err(Ours::Login),
+            _ => said,
+        }
+    }
+
     /// Takes a line up to its end, where it is answered.
     pub(super) fn long_line_of_ours<'a>(&mut self, input: &mut &'a [u8], ours: Ours) -> Heard<'a> {
         if let Some(passed) = self.client.pass(input) {
@@ -61,24 +69,41 @@ impl Watcher {
             return Heard::Wait;
         }
         *input = &input[1..];
-        self.saying = Saying::Begin;
+        self.long = None;
         Heard::Step(self.answer(ours))
     }
 
-    /// Once track is lost all is handed on, but for the rest of a line whose beginning was not. That has no answer: nobody
-    /// knows where it would belong.
+    /// Once track is lost all is handed on, but for a line that may name the client to a server that has let in nobody: it
+    /// would be believed. That has no answer, nor has the rest of a line whose beginning was not handed on: nobody knows
+    /// where it would belong.
     pub(super) fn hear_lost_client<'a>(&mut self, input: &mut &'a [u8]) -> Option<Step<'a>> {
-        if let Saying::Ours(_) = self.saying {
+        loop {
             if let Some(passed) = self.client.pass(input) {
                 return Some(passed);
             }
-            wipe(&mut self.client.held);
-            let end = memchr::memchr(b'\n', input).map(|lf| lf + 1);
-            *input = &input[end.unwrap_or(input.len())..];
-            end?;
-            self.saying = Saying::Begin;
+            if self.long.is_some() {
+                wipe(&mut self.client.held);
+                let end = memchr::memchr(b'\n', input).map(|lf| lf + 1);
+                *input = &input[end.unwrap_or(input.len())..];
+                end?;
+                self.long = None;
+            }
+            if self.place.folder.is_some() {
+                return self.client.blindly(input);
+            }
+            match self.client.line_end(input, ANSWER_BYTES_MAX) {
+                LineEnd::Awaited => return self.client.hold(input),
+                LineEnd::TooLong => self.long = Some(Ours::Long),
+                LineEnd::At(end) => {
+                    extend(&mut self.client.held, &input[..end]);
+                    *input = &input[end..];
+                    if !may_name_client(&self.client.held) {
+                        return self.client.release();
+                    }
+                    wipe(&mut self.client.held);
+                }
+            }
         }
-        self.client.blindly(input)
     }
 
     pub(super) fn answer(&self, ours: Ours) -> Step<'static> {
@@ -86,6 +111,7 @@ impl Watcher {
             Ours::Login => return self.withhold(),
             Ours::NoCommand => "No command",
             Ours::Unclear => "No such command",
+            Ours::Long => "That line is too long",
             Ours::Xclient => "That is not for clients",
             Ours::Stls => "STLS is not available now",
         };
@@ -102,18 +128,18 @@ impl Watcher {
 
 /// While logins are withheld: is this surely none that hands over its secret, or half of it? Servers pass over control
 /// characters, each over others, so that a line with one may be any command.
-pub(super) fn passes_in_clear(line: &[u8]) -> bool {
-    let line = line.strip_suffix(b"\n").unwrap_or(line);
-    let line = line.strip_suffix(b"\r").unwrap_or(line);
-    let (verb, argument) = command(line);
-    let mut mechanism = argument.split(|byte| *byte == b' ');
-    let is_known = match verb.letters() {
-        b"AUTH" => mechanism
+fn passes_in_clear(line: &[u8]) -> bool {
+    let Some(command) = command(line) else {
+        return false;
+    };
+    let is_known = match command.verb() {
+        b"AUTH" => command
+            .words()
             .next()
-            .is_none_or(|name| name.is_empty() || !sasl::shows_secret(name)),
+            .is_none_or(|name| !sasl::shows_secret(name)),
         verb => IN_CLEAR.contains(&verb),
     };
-    is_known && !verb.is_unclear() && !line.iter().any(u8::is_ascii_control)
+    is_known && !line_of(line).iter().any(u8::is_ascii_control)
 }
 
 #[cfg(test)]

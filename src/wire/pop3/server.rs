@@ -254,6 +254,11 @@ impl Watcher {
         let list = |list| Reading::List(Unstuffer::default(), list);
         match awaited {
             Awaited::Greeting | Awaited::Line => {}
+            Awaited::User(user) => self.named = user,
+            Awaited::Pass => {
+                let user = self.named.take();
+                self.let_in(user);
+            }
             Awaited::Enter(user) => self.let_in(user),
             Awaited::Auth(auth) => self.let_in(auth.into_user()),
             Awaited::List => self.reading = list(List::Nothing),
