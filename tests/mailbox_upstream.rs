@@ -1,7 +1,12 @@
 //! The mail server behind a mailbox front end: it stops and comes back, it is not there, it is another one for this user;
 //! and it learns who the client is.
 
-use std::{fs, net::SocketAddr, time::Duration};
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    time::Duration,
+};
 
 use rustix::process::Signal;
 
@@ -179,6 +184,25 @@ impl Two {
             .filter(|&number| holds(&self.servers[number]))
             .collect()
     }
+}
+
+/// All in one packet, as a client may where the server announces PIPELINING.
+#[test]
+fn what_is_said_behind_a_name_is_for_the_server_of_the_map() {
+    let servers = [(); 2].map(|()| MailServer::start(Kind::Dovecot, 1));
+    let (user, dir) = (servers[1].user(1), TestDir::new());
+    let map = dir.join("users");
+    fs::write(&map, format!("{} {}\n", user.0, servers[1].pop3())).expect("a map");
+    let mailtee = before("pop3", servers[0].pop3())
+        .option("upstream_map", format!("{map:?}"))
+        .start();
+    let mut client = TcpStream::connect(mailtee.frontend).expect("it listens");
+    client.set_read_timeout(Some(SOON)).expect("a timeout");
+    let said = format!("USER {}\r\nPASS {}\r\nSTAT\r\nQUIT\r\n", user.0, user.1);
+    client.write_all(said.as_bytes()).expect("it listens");
+    let mut heard = String::new();
+    client.read_to_string(&mut heard).expect("all to the end");
+    assert_eq!(heard.matches("+OK").count(), 5, "{heard}");
 }
 
 /// Logs in this way, saves the message.

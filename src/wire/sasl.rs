@@ -53,22 +53,27 @@ impl AuthWatch {
             login: None,
             acts_as: None,
         };
-        if let Some(initial) = words.next() {
+        // `=` is an empty one (RFC 5034 section 4): the answer that counts is still to come.
+        if let Some(initial) = words.next().filter(|response| *response != b"=") {
             this.answer(initial);
         }
         this
     }
 
-    /// A line that the client sent in answer to a challenge.
+    /// A line that the client sent in answer to a challenge. Behind one that cannot be read nothing is: a server may have read
+    /// it, and what it takes for the secret would be the name.
     pub fn answer(&mut self, line: &[u8]) {
         if matches!(self.mechanism, Mechanism::Other | Mechanism::LoginNamed) {
             return;
         }
-        let Ok(mut decoded) = STANDARD.decode(line.trim_ascii()) else {
-            return;
-        };
+        let mut decoded = Vec::with_capacity(line.len());
         let said = |name: Cow<'_, [u8]>| (!name.is_empty()).then(|| WireText::from(&*name));
-        [self.login, self.acts_as] = self.names(&decoded).map(|name| name.and_then(said));
+        match STANDARD.decode_vec(line.trim_ascii(), &mut decoded) {
+            Ok(()) => {
+                [self.login, self.acts_as] = self.names(&decoded).map(|name| name.and_then(said));
+            }
+            Err(_) => self.mechanism = Mechanism::Other,
+        }
         wipe(&mut decoded);
     }
 

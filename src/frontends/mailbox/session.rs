@@ -69,7 +69,7 @@ impl Session {
             watcher,
         );
         let (mut client, mut server) = (Leg::new(client), Leg::new(stream));
-        let mut said = greeting;
+        let mut said = [Vec::new(), greeting];
         let end = loop {
             match splice
                 .carry(&client, &server, std::mem::take(&mut said))
@@ -84,7 +84,9 @@ impl Session {
                     address,
                     before,
                     mut then,
+                    waiting,
                 } => {
+                    said[0] = waiting;
                     let switched = self.switch(&address, &before, &then).await;
                     // The secret was in it.
                     wipe(&mut then);

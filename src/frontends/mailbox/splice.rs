@@ -51,11 +51,12 @@ pub(super) enum Turn {
     StartTls {
         reply: Vec<u8>,
     },
-    /// Connect there, say `before` and hear the answer, then say `then`.
+    /// Connect there, say `before` and hear the answer, then say `then`; what the client has said behind it waits.
     Switch {
         address: Address,
         before: Vec<u8>,
         then: Vec<u8>,
+        waiting: Vec<u8>,
     },
     End(End),
 }
@@ -137,9 +138,10 @@ impl Splice {
         self.copies.drop_all();
     }
 
-    /// Until something comes that concerns both directions. `greeting` is what the server has said already.
-    pub(super) async fn carry(&self, client: &Leg, server: &Leg, greeting: Vec<u8>) -> Turn {
-        let mut up = pin!(self.direction(Side::Client, client, server, Vec::new()));
+    /// Until something comes that concerns both directions. `said` is what the client and the server have said already.
+    pub(super) async fn carry(&self, client: &Leg, server: &Leg, said: [Vec<u8>; 2]) -> Turn {
+        let [waiting, greeting] = said;
+        let mut up = pin!(self.direction(Side::Client, client, server, waiting));
         let mut down = pin!(self.direction(Side::Server, server, client, greeting));
         let mut idle = pin!(self.idle());
         let mut stopped = pin!(self.mailbox.stop.cancelled());
@@ -268,7 +270,10 @@ impl Splice {
                 true => forget(&mut buffer, said),
                 false => drop(buffer.drain(..said)),
             }
-            if let (Some(turn), _) = shown? {
+            if let (Some(mut turn), _) = shown? {
+                if let Turn::Switch { waiting, .. } = &mut turn {
+                    *waiting = buffer;
+                }
                 busy.store(false, Relaxed);
                 return Ok(Came::Turn(turn));
             }
@@ -351,11 +356,11 @@ impl Splice {
                     if let Some(address) = self.other_server(&user) {
                         debug!(session = %self.session, user = %user.to_text(), %address, "another server");
                         on.flush().await?;
-                        let then = Vec::new();
                         on.turn(Turn::Switch {
                             address,
                             before,
-                            then,
+                            then: Vec::new(),
+                            waiting: Vec::new(),
                         });
                     }
                 }

@@ -9,8 +9,9 @@
 //!
 //! What is changed: CAPA, the greeting's `[XCLIENT]`, and what the server never sees, since it is ours to answer: STLS;
 //! XCLIENT and XOIP, for the server would believe them; a line without a command, which some servers answer and some do
-//! not; and one that is longer than any server takes, or is read by each in a way of its own (see the head of `words`), so
-//! that it may be any command. So are logins that show their secret on a leg without TLS, where [`Rules`] say so.
+//! not; and one that servers read each in a way of its own, or whose rest some take for another (see the head of `words`), so
+//! that it may be any command. So are logins that show their secret on a leg without TLS, where [`Rules`] say so. An answer
+//! of that kind in an AUTH dialogue cancels it: the server hears `*` in its place.
 
 mod auth;
 mod capability;
@@ -37,15 +38,13 @@ use server::Reading;
 use uidl::Uidls;
 
 /// Why a watcher went blind: values of the label `reason`.
-pub const LOST_REASONS: [&str; 4] = [
+pub const LOST_REASONS: [&str; 3] = [
     // What came where a reply was due is none, or a reply came where none was.
     "reply",
     // A reply ended in LF alone: where such a server ends a list cannot be told from its content.
     "line_end",
     // XTND (RFC 1082) was taken up: the client may now send a message without a command.
     "xtnd",
-    // An answer in an AUTH dialogue was longer than any server takes, and some take its rest for a command.
-    "answer",
 ];
 
 /// Commands that await their replies at once; more of them wait at the client.

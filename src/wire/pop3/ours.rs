@@ -1,9 +1,10 @@
 //! What is ours to answer in the server's place, to the line's end, however long it is: commands that only we are to hear,
-//! what servers read each in a way of its own, and a login that is withheld.
+//! what servers read each in a way of its own, and a login that is withheld. In a dialogue the server must hear something:
+//! that it is over.
 
 use super::{
-    client::ANSWER_BYTES_MAX,
-    words::{Command, command, line_of, may_name_client},
+    client::LINE_BYTES_MAX,
+    words::{Command, command, may_name_client},
     *,
 };
 use crate::wire::{
@@ -11,7 +12,10 @@ use crate::wire::{
     watch::why_withheld,
 };
 
-/// While logins are withheld, these pass, and AUTH of a mechanism that shows no secret.
+/// Ends a dialogue.
+const CANCEL: &[u8] = b"*\r\n";
+
+/// No login, or one that shows no secret: so is AUTH of some mechanisms.
 const IN_CLEAR: [&[u8]; 8] = [
     b"", b"CAPA", b"APOP", b"STLS", b"QUIT", b"NOOP", b"LANG", b"UTF8",
 ];
@@ -27,30 +31,24 @@ pub(super) enum Ours {
     Unclear,
     /// Some servers take its rest for the next line.
     Long,
+    /// In a dialogue: either of these.
+    Answer,
     /// Dovecot would believe it who the client is, and by XOIP too.
     Xclient,
     Stls,
 }
 
-/// What the server is to hear of a whole line, were there no logins to withhold.
-fn for_any_server(line: &[u8]) -> Result<Command<'_>, Ours> {
-    let command = command(line).ok_or(Ours::Unclear)?;
-    match command.verb() {
-        b"" => Err(Ours::NoCommand),
-        b"XCLIENT" | b"XOIP" => Err(Ours::Xclient),
-        b"STLS" => Err(Ours::Stls),
-        _ => Ok(command),
-    }
-}
-
 impl Watcher {
     /// What the server is to hear of a whole line.
     pub(super) fn for_server<'l>(&self, line: &'l [u8]) -> Result<Command<'l>, Ours> {
-        let said = for_any_server(line);
-        match said {
-            Err(Ours::Xclient) => said,
-            _ if self.withholds_logins() && !passes_in_clear(line) => Err(Ours::Login),
-            _ => said,
+        let command = command(line);
+        let is_login = !command.as_ref().is_some_and(Command::passes_in_clear);
+        match command.as_ref().map(Command::verb) {
+            Some(b"XCLIENT" | b"XOIP") => Err(Ours::Xclient),
+            _ if is_login && self.withholds_logins() => Err(Ours::Login),
+            Some(b"") => Err(Ours::NoCommand),
+            Some(b"STLS") => Err(Ours::Stls),
+            _ => command.ok_or(Ours::Unclear),
         }
     }
 
@@ -65,7 +63,7 @@ impl Watcher {
             return Heard::Wait;
         };
         *input = &input[lf..];
-        if !self.is_quiet() {
+        if !self.is_quiet() && !matches!(ours, Ours::Answer) {
             return Heard::Wait;
         }
         *input = &input[1..];
@@ -73,9 +71,9 @@ impl Watcher {
         Heard::Step(self.answer(ours))
     }
 
-    /// Once track is lost all is handed on, but for a line that may name the client to a server that has let in nobody: it
-    /// would be believed. That has no answer, nor has the rest of a line whose beginning was not handed on: nobody knows
-    /// where it would belong.
+    /// Once track is lost all is handed on; where that was before the login, lines of no more than [`LINE_BYTES_MAX`] that do
+    /// not name the client: it would be believed, and nobody sees it let in any more. The others have no answer, nor has the
+    /// rest of a line whose beginning was not handed on: nobody knows where it would belong.
     pub(super) fn hear_lost_client<'a>(&mut self, input: &mut &'a [u8]) -> Option<Step<'a>> {
         loop {
             if let Some(passed) = self.client.pass(input) {
@@ -91,7 +89,7 @@ impl Watcher {
             if self.place.folder.is_some() {
                 return self.client.blindly(input);
             }
-            match self.client.line_end(input, ANSWER_BYTES_MAX) {
+            match self.client.line_end(input, LINE_BYTES_MAX) {
                 LineEnd::Awaited => return self.client.hold(input),
                 LineEnd::TooLong => self.long = Some(Ours::Long),
                 LineEnd::At(end) => {
@@ -106,9 +104,10 @@ impl Watcher {
         }
     }
 
-    pub(super) fn answer(&self, ours: Ours) -> Step<'static> {
+    pub(super) fn answer(&mut self, ours: Ours) -> Step<'static> {
         let why = match ours {
             Ours::Login => return self.withhold(),
+            Ours::Answer => return self.cancel(),
             Ours::NoCommand => "No command",
             Ours::Unclear => "No such command",
             Ours::Long => "That line is too long",
@@ -116,6 +115,14 @@ impl Watcher {
             Ours::Stls => "STLS is not available now",
         };
         Step::Reply(format!("-ERR {why}\r\n").into_bytes())
+    }
+
+    /// RFC 5034 section 4: the server says no, as to any dialogue that the client ends.
+    fn cancel(&mut self) -> Step<'static> {
+        if let Some(Awaited::Auth(auth)) = self.awaited.back_mut() {
+            auth.answer(CANCEL);
+        }
+        Step::Say(CANCEL.to_vec())
     }
 
     /// RFC 3206 section 4.
@@ -126,20 +133,17 @@ impl Watcher {
     }
 }
 
-/// While logins are withheld: is this surely none that hands over its secret, or half of it? Servers pass over control
-/// characters, each over others, so that a line with one may be any command.
-fn passes_in_clear(line: &[u8]) -> bool {
-    let Some(command) = command(line) else {
-        return false;
-    };
-    let is_known = match command.verb() {
-        b"AUTH" => command
-            .words()
-            .next()
-            .is_none_or(|name| !sasl::shows_secret(name)),
-        verb => IN_CLEAR.contains(&verb),
-    };
-    is_known && !line_of(line).iter().any(u8::is_ascii_control)
+impl Command<'_> {
+    /// While logins are withheld: is this surely none that hands over its secret, or half of it?
+    fn passes_in_clear(&self) -> bool {
+        match self.verb() {
+            b"AUTH" => {
+                let mechanism = self.words().next();
+                mechanism.is_none_or(|name| !sasl::shows_secret(name))
+            }
+            verb => IN_CLEAR.contains(&verb),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,20 +1,16 @@
 //! The words of a client's line: its verb, and what is behind. All that reads them reads them here.
 //!
 //! RFC 1939 section 3: a keyword of three or four letters (RFC 2449: printing characters), a space, arguments, CRLF. Servers
-//! take more. They were asked what they carry out as QUIT in a session with a message to remove, Dovecot before the login as
-//! well (seen of 2.3.19), where it has another parser:
+//! take more. They were asked what they carry out as QUIT in a session with a message to remove, and before the login:
 //!
-//! | | Dovecot 2.3, login | Dovecot 2.3, session | Cyrus 3.6 | Courier |
+//! | | Dovecot 2.3.19, login | in its session | Cyrus 3.6 | Courier |
 //! |---|---|---|---|---|
 //! | before the verb | CR is passed over | nothing | nothing | spaces, tabs, CRs |
 //! | within the verb | CR is passed over | nothing | nothing | nothing |
 //! | the verb ends at | space, NUL, and after 8 bytes, each CR counted | space, NUL | NUL | space, tab, CR, NUL |
 //! | the line ends at | LF | LF | LF, and after 8,191 bytes | LF; behind a NUL at the second |
 //!
-//! (Other verbs than QUIT end for Cyrus at a space or a tab, too.) Of what names a user they have other opinions still: a second
-//! blank behind AUTH makes it a question for the mechanisms to Dovecot, and one within its response joins two halves.
-//!
-//! A line that they read each in a way of its own is no [`command`]. No client needs one.
+//! So a line that they read each in a way of its own is no [`command`]. No client needs one.
 
 /// Of the longest verb that we know, XCLIENT; RFC 2449 section 4 allows four letters. What is longer may be a secret that
 /// went astray.
@@ -66,11 +62,12 @@ impl<'l> Command<'l> {
         words.filter(|word| !word.is_empty())
     }
 
-    /// Where it names a user: in words of one reading, one blank between them, `rest` being all that is behind the verb.
+    /// Where it names a user: in words of one reading, one blank between them, `rest` being all that is behind the verb. A
+    /// second blank behind AUTH makes it a question for the mechanisms to Dovecot, and one in its response joins two halves.
     fn has_clear_name(&self, rest: &[u8]) -> bool {
         let words_max = match &*self.verb {
-            b"USER" | b"APOP" => usize::MAX,
-            b"AUTH" => 2,
+            b"USER" => usize::MAX,
+            b"APOP" | b"AUTH" => 2,
             _ => return true,
         };
         let Some(words) = rest.strip_prefix(b" ") else {
@@ -98,13 +95,16 @@ impl<'l> Command<'l> {
 
 /// May some server that knows XCLIENT or XOIP take the line for one?
 pub(super) fn may_name_client(line: &[u8]) -> bool {
-    let letters = line.iter().filter(|byte| byte.is_ascii_graphic());
-    let start: Vec<_> = letters.take(VERB_BYTES_MAX).collect();
-    let begins = |with: &[u8]| {
-        let letters = start.iter().zip(with);
-        start.len() >= with.len() && letters.into_iter().all(|(a, b)| a.eq_ignore_ascii_case(b))
-    };
+    let graphic = || line.iter().filter(|byte| byte.is_ascii_graphic());
+    let letters = || graphic().map(u8::to_ascii_uppercase);
+    let begins = |verb: &[u8]| letters().take(verb.len()).eq(verb.iter().copied());
     begins(b"XCLIENT") || begins(b"XOIP")
+}
+
+/// Is it base64, or `*`, to all servers? Dovecot passes over blanks in it.
+pub(super) fn is_clear_answer(line: &[u8]) -> bool {
+    let is_base64 = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/=".contains(byte);
+    line_of(line) == b"*" || line_of(line).iter().all(is_base64)
 }
 
 #[cfg(test)]
@@ -177,6 +177,8 @@ mod tests {
             "USER an\rna\r\n",
             "USER  anna\r\n",
             "APOP anna  c4c9\r\n",
+            // Cyrus, whose name is all but the last
+            "APOP anna x c4c9\r\n",
             // nobody that was asked
             "Q\0UIT\r\n",
             "\0QUIT\r\n",
