@@ -61,7 +61,7 @@ impl Watcher {
     }
 
     /// Is it the server that asked, in a dialogue?
-    fn is_answer(&self) -> bool {
+    pub(super) fn is_answer(&self) -> bool {
         matches!(self.awaited.back(), Some(Awaited::Auth(auth)) if auth.is_prompted)
     }
 
@@ -316,6 +316,26 @@ mod tests {
                     "{outcome:?}"
                 );
             }
+        }
+    }
+
+    /// It would hear `*` as a command.
+    #[test]
+    fn a_dialogue_that_the_server_has_ended_is_not_cancelled() {
+        let said = [
+            (Side::Server, b"+OK\r\n".to_vec()),
+            (Side::Client, b"AUTH LOGIN\r\n".to_vec()),
+            (Side::Server, b"+ \r\n".to_vec()),
+            (Side::Client, "x".repeat(10_000).into_bytes()),
+            (Side::Server, b"-ERR too late\r\n".to_vec()),
+            (Side::Client, b"x\r\nNOOP\r\n".to_vec()),
+            (Side::Server, b"+OK\r\n".to_vec()),
+        ];
+        for step in [1, 100, usize::MAX] {
+            let outcome = session(Rules::default(), &said, step);
+            assert_eq!(text(&outcome.to_server), "AUTH LOGIN\r\nNOOP\r\n");
+            assert_eq!(text(&outcome.replies), "-ERR That line is too long\r\n");
+            assert!(outcome.told.is_empty());
         }
     }
 

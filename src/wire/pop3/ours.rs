@@ -63,6 +63,11 @@ impl Watcher {
             return Heard::Wait;
         };
         *input = &input[lf..];
+        let ours = match ours {
+            // The server has ended the dialogue meanwhile.
+            Ours::Answer if !self.is_answer() => Ours::Long,
+            ours => ours,
+        };
         if !self.is_quiet() && !matches!(ours, Ours::Answer) {
             return Heard::Wait;
         }
