@@ -29,7 +29,7 @@ _OWN = [
     (re.escape(user.encode()), b"USER"),
     (re.escape(user.split("@")[0].encode()), b"USER"),
     (rb"(?i)(UIDVALIDITY |APPENDUID |COPYUID |UIDNEXT-VALIDITY )\d+", rb"\1V"),
-    (rb"(\d\d-[A-Z][a-z]{2}-20[2-9]\d) \d\d:\d\d:\d\d [-+]\d{4}", b"NOW"),
+    (rb"([ \d]\d-[A-Z][a-z]{2}-20[2-9]\d) \d\d:\d\d:\d\d [-+]\d{4}", b"NOW"),
     (rb"\d+\.\d{3,6} secs?", b"T secs"),
     (rb"\((\d+\.\d{3} \+ )+T secs\)", b"(T secs)"),
     # STARTTLS is the proxy's own
