@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mailtee::forward::Options;
+use mailtee::forward::{Decided, Options};
 
 use crate::{
     forward_faults::{DEADLINE, Scene, once},
@@ -29,7 +29,9 @@ async fn a_backlog_of_long_messages_waits_for_no_batch_to_fill() {
         ..hasty()
     };
     let store = scene.store.clone();
-    scene.rig.start_with(store, options, Arc::new(|_| None));
+    scene
+        .rig
+        .start_with(store, options, Arc::new(|_, _| Decided::Goes));
     scene.rig.forwarded(DEADLINE).await;
     scene.rig.stop().await;
     assert!(scene.copies().await == once(&sent));

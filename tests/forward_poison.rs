@@ -5,6 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
+use mailtee::forward::Decided;
 use memchr::memmem::Finder;
 
 use crate::{
@@ -168,20 +169,21 @@ async fn a_held_message_that_failed_does_not_keep_its_double_waiting() {
     scene.rig.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn forwarding_that_panics_begins_again_with_what_it_had() {
+async fn panics_and_begins_again(mail: fn(u64) -> Mail) {
     let mut scene = Scene::new().await;
     for serial in 0..3 {
-        let mail = Mail::plain(serial).bytes;
-        scene.rig.capture(&mail, "u@example.org").await;
+        scene
+            .rig
+            .capture(&mail(serial).bytes, "u@example.org")
+            .await;
     }
     let first = AtomicBool::new(true);
-    let panics_once = move |_: &_| {
+    let panics_once = move |_: &_, _: Option<&_>| {
         assert!(
             !first.swap(false, Ordering::Relaxed),
             "the first one panics"
         );
-        None
+        Decided::Goes
     };
     let store = scene.store.clone();
     scene.rig.start_with(store, hasty(), Arc::new(panics_once));
@@ -190,4 +192,15 @@ async fn forwarding_that_panics_begins_again_with_what_it_had() {
     assert_eq!(scene.sightings().await, 3);
     let restarts = &scene.rig.metrics.forward_restarts_total;
     assert_eq!(restarts.with_label_values(&[TARGET]).get(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forwarding_that_panics_begins_again_with_what_it_had() {
+    panics_and_begins_again(Mail::plain).await;
+}
+
+/// Of long ones it is asked first whether they are to be read.
+#[tokio::test(flavor = "multi_thread")]
+async fn forwarding_that_panics_before_it_reads_begins_again_with_what_it_had() {
+    panics_and_begins_again(|serial| Mail::sized(serial, 100_000)).await;
 }

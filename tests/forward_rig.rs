@@ -7,7 +7,7 @@ use std::{
 
 use mailtee::{
     dedup::{self, Dedup},
-    forward::{Decide, Options, Policy, Worker, keep_running},
+    forward::{Decide, Decided, Options, Policy, Worker, keep_running},
     journal::{self, Filter, Journal, Listed, Queue},
     message::{
         Acceptance, CaptureId, Client, Envelope, Fingerprinter, Origin, Protocol, Recipient,
@@ -104,7 +104,7 @@ impl Rig {
 
     /// Starts forwarding to `store`, with delays in milliseconds instead of seconds.
     pub(crate) fn start(&mut self, store: Arc<dyn RemoteStore>) {
-        self.start_with(store, hasty(), Arc::new(|_| None));
+        self.start_with(store, hasty(), Arc::new(|_, _| Decided::Goes));
     }
 
     pub(crate) fn start_with(

@@ -105,7 +105,11 @@ async fn drain(journal: &Journal, expected: u64) {
             let sighting = lease.sighting();
             let serial = sighting.captured_at.0 - 1_700_000_000_000;
             let mut body = Vec::new();
-            io::copy(&mut lease.body().open().unwrap(), &mut body).unwrap();
+            io::copy(
+                &mut lease.body().expect("its content").open().unwrap(),
+                &mut body,
+            )
+            .unwrap();
             assert!(body == content(serial, sighting.bytes as usize));
             lease.settle(Outcome::Stored {
                 remote_id: "M1".into(),

@@ -237,7 +237,10 @@ pub(crate) fn sink(dialect: Dialect) -> (SocketAddr, Arc<AtomicU64>) {
 /// The bytes of a capture.
 pub(crate) fn content(lease: &Lease) -> Vec<u8> {
     let mut bytes = Vec::new();
-    std::io::Read::read_to_end(&mut lease.body().open().expect("a body"), &mut bytes)
-        .expect("it reads");
+    std::io::Read::read_to_end(
+        &mut lease.body().expect("its content").open().expect("a body"),
+        &mut bytes,
+    )
+    .expect("it reads");
     bytes
 }

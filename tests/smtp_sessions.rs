@@ -75,7 +75,10 @@ fn thirty_megabytes_pass() {
     client.send(&stuffed(&body)).unwrap();
     assert!(client.reply().unwrap().is_success());
     let captures = front.captures(1);
-    assert_eq!(captures[0].body().bytes(), body.len() as u64);
+    assert_eq!(
+        captures[0].body().expect("its content").bytes(),
+        body.len() as u64
+    );
     assert!(content(&captures[0]) == body);
     assert_eq!(captures[0].sighting().fingerprint, Fingerprinter::of(&body));
 }

@@ -224,6 +224,9 @@ mod forward_faults;
 /// Batches that wait to fill, and a backlog that does not.
 mod forward_pace;
 
+/// Which messages are read before they go, or do not.
+mod forward_reading;
+
 /// A message at which the target fails, and what becomes of those beside it.
 mod forward_poison;
 

@@ -1,6 +1,6 @@
 //! One worker a target: started, replaced by a reload, stopped.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
 use tokio::{runtime::Handle, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -11,8 +11,8 @@ use crate::{
     config::Target,
     criteria::{Criteria, Decision, LazyHeaders},
     dedup::Dedup,
-    forward::{Decide, Worker, keep_running},
-    journal::{Journal, JournalError, Lease},
+    forward::{Decide, Decided, Worker, keep_running},
+    journal::{Journal, JournalError},
     metrics::Metrics,
     targets::RemoteStore,
 };
@@ -136,7 +136,7 @@ impl Forwarding {
             criteria,
             ..
         } = target.clone();
-        let decide = decide(name.clone(), criteria);
+        let decide = decide(criteria);
         let make = move || {
             Worker::new(
                 &name,
@@ -177,19 +177,17 @@ impl Forwarding {
     }
 }
 
-/// The criteria as forwarding asks them. A header that cannot be read keeps nothing back: a copy too many is better
-/// than none.
-fn decide(target: String, criteria: Criteria) -> Decide {
-    Arc::new(move |lease: &Lease| {
-        let mut headers = LazyHeaders::new(|| lease.body().open());
-        match criteria.decide(lease.sighting(), &mut headers) {
-            Ok(Decision::Send) => None,
-            Ok(Decision::Skip { rule }) => Some(rule.to_owned()),
-            Err(error) => {
-                let capture = lease.sighting().id;
-                tracing::warn!(target_name = %target, %capture, %error, "criteria: the header cannot be read, it goes");
-                None
-            }
+/// The criteria as forwarding asks them.
+fn decide(criteria: Criteria) -> Decide {
+    Arc::new(move |sighting, body| {
+        let unread = || io::Error::from(io::ErrorKind::WouldBlock);
+        let mut headers = LazyHeaders::new(|| body.ok_or_else(unread)?.open());
+        match criteria.decide(sighting, &mut headers) {
+            Ok(Decision::Send) => Decided::Goes,
+            Ok(Decision::Skip { rule }) => Decided::Excluded {
+                rule: rule.to_owned(),
+            },
+            Err(error) => Decided::NoHeader(error),
         }
     })
 }

@@ -1,11 +1,13 @@
 //! From a lease to something that goes: the criteria and the dedup map decide what, or that nothing does.
 
+use std::sync::Arc;
+
 use futures_util::future::BoxFuture;
 
-use super::worker::{Decide, Troubles};
+use super::worker::{Decide, Decided, Troubles};
 use crate::{
     dedup::{Claim, ClaimLease, Dedup, Released},
-    journal::{Lease, Outcome},
+    journal::{Lease, Outcome, Wants},
     message::UnixMillis,
     targets::{Content, Outgoing},
 };
@@ -23,6 +25,8 @@ pub(super) enum Admitted {
     Settled(Lease, Outcome),
     /// Another capture of the same message is on its way.
     Waits(Lease, Released),
+    /// Its content is wanted after all.
+    Unread(Lease),
     /// Our own disk failed.
     Unreadable(Lease, String),
 }
@@ -37,26 +41,48 @@ pub(super) struct Admission {
 
 impl Admission {
     pub(super) fn admit(&self, lease: Lease, troubles: &mut Troubles) -> Admitted {
-        if let Some(rule) = (self.decide)(&lease) {
-            return Admitted::Settled(lease, Outcome::Excluded { rule });
-        }
         let sighting = lease.sighting();
         let id = sighting.id;
-        let (content, claim) = match troubles.claim_of(id) {
-            Some(claim) => (Content::Copy(lease.body().clone()), Some(claim)),
-            None => match self.dedup.claim(&self.target, &sighting.fingerprint.k2, id) {
-                Claim::New(claim) => (Content::Copy(lease.body().clone()), Some(claim)),
-                Claim::Busy { released, .. } => return Admitted::Waits(lease, released),
-                // Our own, confirmed; only the settling was lost.
-                Claim::Stored(copy) if copy.first == id => {
-                    let remote_id = copy.remote_id;
-                    return Admitted::Settled(lease, Outcome::Stored { remote_id });
-                }
-                Claim::Stored(copy) => match Content::beside(copy, sighting, lease.body()) {
-                    Ok(content) => (content, None),
-                    Err(error) => return Admitted::Unreadable(lease, error.to_string()),
-                },
+        match (self.decide)(sighting, lease.body()) {
+            Decided::Goes => {}
+            Decided::Excluded { rule } => {
+                return Admitted::Settled(lease, Outcome::Excluded { rule });
+            }
+            Decided::NoHeader(_) if lease.body().is_none() => return Admitted::Unread(lease),
+            // A copy too many is better than none.
+            Decided::NoHeader(error) => {
+                let target_name = &self.target;
+                tracing::warn!(target_name, capture = %id, %error, "criteria: the header cannot be read, it goes");
+            }
+        }
+        let claim = match troubles.claim_of(id) {
+            Some(claim) => Claim::New(claim),
+            None => self.dedup.claim(&self.target, &sighting.fingerprint.k2, id),
+        };
+        let (content, claim) = match (claim, lease.body()) {
+            (Claim::Busy { released, .. }, _) => return Admitted::Waits(lease, released),
+            // Our own, confirmed; only the settling was lost.
+            (Claim::Stored(copy), _) if copy.first == id => {
+                let remote_id = copy.remote_id;
+                return Admitted::Settled(lease, Outcome::Stored { remote_id });
+            }
+            (Claim::Stored(copy), _) if copy.k1 == sighting.fingerprint.k1 => {
+                let difference = None;
+                (
+                    Content::Duplicate {
+                        of: copy,
+                        difference,
+                    },
+                    None,
+                )
+            }
+            (Claim::Stored(copy), Some(body)) => match Content::beside(copy, sighting, body) {
+                Ok(content) => (content, None),
+                Err(error) => return Admitted::Unreadable(lease, error.to_string()),
             },
+            (Claim::New(claim), Some(body)) => (Content::Copy(body.clone()), Some(claim)),
+            // When it was leased the target still had its bytes.
+            (_, None) => return Admitted::Unread(lease),
         };
         let outgoing = Outgoing {
             sighting: sighting.clone(),
@@ -66,6 +92,21 @@ impl Admission {
             map_has_lost: self.dedup.has_lost(),
         };
         Admitted::Goes(Entry { lease, claim }, outgoing)
+    }
+
+    /// Whether the content of a capture that waits will be asked for, as far as is known before anything of it is.
+    pub(super) fn wants(&self) -> Wants {
+        let (target, dedup, decide) =
+            (self.target.clone(), self.dedup.clone(), self.decide.clone());
+        Arc::new(move |sighting| {
+            let fingerprint = &sighting.fingerprint;
+            let has_bytes = || {
+                let stored = dedup.stored(&target, &fingerprint.k2);
+                stored.is_some_and(|copy| copy.k1 == fingerprint.k1)
+            };
+            let is_excluded = matches!(decide(sighting, None), Decided::Excluded { .. });
+            !is_excluded && !has_bytes()
+        })
     }
 }
 

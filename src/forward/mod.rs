@@ -22,7 +22,7 @@ use std::time::Duration;
 pub use policy::Policy;
 pub use reconcile::{Difference, ReconcileError, Reconciled, reconcile};
 pub use restart::keep_running;
-pub use worker::{Decide, Worker};
+pub use worker::{Decide, Decided, Worker};
 
 /// Patience with one target and with single messages.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,6 +4,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     future::pending,
+    io,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -25,13 +26,25 @@ use super::{
 use crate::{
     dedup::{ClaimLease, Dedup, Released},
     journal::{Batch, Lease, Outcome, Queue},
-    message::{Body, CaptureId, UnixMillis},
+    message::{Body, CaptureId, Sighting, UnixMillis},
     metrics::Metrics,
     targets::{PutError, RemoteStore},
 };
 
-/// The criteria of a target: the name of the rule that keeps this capture from it, if any.
-pub type Decide = Arc<dyn Fn(&Lease) -> Option<String> + Send + Sync>;
+/// The criteria of a target, asked of a capture whose content may not have been read.
+pub type Decide = Arc<dyn Fn(&Sighting, Option<&Body>) -> Decided + Send + Sync>;
+
+/// What they say of it.
+#[derive(Debug)]
+pub enum Decided {
+    Goes,
+    /// This rule keeps it from the target.
+    Excluded {
+        rule: String,
+    },
+    /// A rule asks for the header, and that was not read, or cannot be.
+    NoHeader(io::Error),
+}
 
 /// Leases held in memory while another capture of the same message is on its way; beyond, they go back to the journal.
 const WAITING_MAX: usize = 2_000;
@@ -60,6 +73,8 @@ pub struct Worker {
     fills_until: Option<Instant>,
     /// Confirmed, and settled as soon as the dedup map has them on disk.
     pub(super) settling: FuturesUnordered<BoxFuture<'static, ()>>,
+    /// Leased without their content, and wanted with it.
+    reading: FuturesUnordered<BoxFuture<'static, Option<Lease>>>,
 }
 
 /// What is remembered of messages that failed.
@@ -161,6 +176,7 @@ impl Worker {
             more_waits: false,
             fills_until: None,
             settling: FuturesUnordered::new(),
+            reading: FuturesUnordered::new(),
         }
     }
 
@@ -196,6 +212,7 @@ impl Worker {
                     }
                 },
                 Some(()) = self.settling.next() => {}
+                Some(read) = self.reading.next() => self.ready.extend(read),
                 Some(lease) = self.waiting.next() => {
                     self.waiting_bytes -= held_bytes(&lease);
                     self.ready.push_back(lease);
@@ -225,6 +242,7 @@ impl Worker {
     async fn drain(&mut self) {
         self.ready.clear();
         self.waiting.clear();
+        self.reading.clear();
         while let Some(done) = self.in_flight.join_next().await {
             if let Ok(done) = done {
                 self.apply(done);
@@ -245,12 +263,14 @@ impl Worker {
     fn lease(&self) -> BoxFuture<'static, Batch> {
         let limits = self.store.batch_limits();
         let queue = self.queue.clone();
-        let fills_until = self.fills_until;
+        let (fills_until, wants) = (self.fills_until, self.admission.wants());
         Box::pin(async move {
             if let Some(instant) = fills_until {
                 sleep_until(instant.into()).await;
             }
-            queue.lease_batch(limits.count.max(1), limits.bytes).await
+            queue
+                .lease_batch(limits.count.max(1), limits.bytes, wants)
+                .await
         })
     }
 
@@ -280,6 +300,7 @@ impl Worker {
                     }
                     Admitted::Settled(lease, outcome) => self.settle_unsent(lease, outcome),
                     Admitted::Waits(lease, released) => self.wait_for(lease, released),
+                    Admitted::Unread(lease) => self.reading.push(Box::pin(lease.read())),
                     Admitted::Unreadable(lease, why) => {
                         tracing::error!(capture = %lease.sighting().id, why, "content cannot be read");
                         lease.postpone(self.options.message.cap, &why);
@@ -390,8 +411,8 @@ impl Entry {
 /// Memory that a lease holds: large content stays in its file.
 fn held_bytes(lease: &Lease) -> u64 {
     match lease.body() {
-        Body::Small(bytes) => bytes.len() as u64,
-        Body::Large(_) => 0,
+        Some(Body::Small(bytes)) => bytes.len() as u64,
+        Some(Body::Large(_)) | None => 0,
     }
 }
 

@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 
 use super::{
     JournalError,
-    format::{CAPTURE_HEAD_BYTES, CaptureHead, Location, Record},
+    format::{CaptureHead, Location, Record},
     large::LargeDraft,
     shared::{CaptureOp, Change, Op, Shared},
 };
@@ -126,9 +126,7 @@ impl Draft {
             sighting_bytes: u32::try_from(json.len()).unwrap_or(u32::MAX),
             large: large.as_ref().map(|(made, _)| *made),
         };
-        let mut meta = Vec::with_capacity(CAPTURE_HEAD_BYTES + json.len());
-        head.encode(&mut meta);
-        meta.extend_from_slice(&json);
+        let meta = head.encode(&json);
         self.reserved.capacity(meta.len() as u64)?;
         let mut crc = crc32fast::Hasher::new();
         crc.update(&meta);

@@ -180,10 +180,14 @@ pub(super) struct LargeRef {
 /// The fixed head of a capture's payload; sighting (JSON) and body follow.
 ///
 /// ```text
-///  0    16            24         32                36          40            48
-///  | id | captured_at | content  | sighting length | large crc | large name  | sighting … | body …
-///  |    |             | bytes    |                 | or 0      | or 0        |
+///  0    16            24         32                36    40            48
+///  | id | captured_at | content  | sighting length | crc | large name  | sighting … | body …
+///  |    |             | bytes    |                 |     | or 0        |
 /// ```
+///
+/// `crc` is that of the large file's content, or, where the body stands here, of what is before `crc` and of the sighting:
+/// a capture is known without its body being read. 0, in captures of
+/// older journals: it must be read whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct CaptureHead {
     pub(super) id: CaptureId,
@@ -194,20 +198,50 @@ pub(super) struct CaptureHead {
 }
 
 pub(super) const CAPTURE_HEAD_BYTES: usize = 48;
+const CRC_AT: usize = 36;
+
+fn front_crc(before: &[u8], sighting: &[u8]) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(before);
+    crc.update(sighting);
+    crc.finalize()
+}
 
 impl CaptureHead {
-    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+    /// The head and the sighting behind it.
+    pub(super) fn encode(&self, sighting: &[u8]) -> Vec<u8> {
+        let mut out = Vec::with_capacity(CAPTURE_HEAD_BYTES + sighting.len());
         out.extend_from_slice(&self.id.to_bytes());
         out.extend_from_slice(&self.captured_at.to_le_bytes());
         out.extend_from_slice(&self.content_bytes.to_le_bytes());
         out.extend_from_slice(&self.sighting_bytes.to_le_bytes());
-        let large = self.large.unwrap_or(LargeRef { name: 0, crc: 0 });
-        out.extend_from_slice(&large.crc.to_le_bytes());
-        out.extend_from_slice(&large.name.to_le_bytes());
+        let crc = match self.large {
+            Some(large) => large.crc,
+            None => front_crc(&out, sighting),
+        };
+        out.extend_from_slice(&crc.to_le_bytes());
+        out.extend_from_slice(&self.large.map_or(0, |large| large.name).to_le_bytes());
+        out.extend_from_slice(sighting);
+        out
     }
 
     /// `None` when the parts do not fill the payload exactly.
     pub(super) fn parse(payload: &[u8]) -> Option<Self> {
+        Self::parse_start(payload, payload.len() as u64)
+    }
+
+    /// Of a payload of so many bytes the head, when its start holds head and sighting as they were written. `None`: read it
+    /// whole, for that has a checksum too.
+    pub(super) fn parse_front(start: &[u8], payload_bytes: u64) -> Option<Self> {
+        let head = Self::parse_start(start, payload_bytes)?;
+        let sighting = start.get(CAPTURE_HEAD_BYTES..head.body_at())?;
+        let crc = u32_at(start, CRC_AT)?;
+        let is_sound =
+            head.large.is_none() && crc != 0 && crc == front_crc(&start[..CRC_AT], sighting);
+        is_sound.then_some(head)
+    }
+
+    fn parse_start(payload: &[u8], payload_bytes: u64) -> Option<Self> {
         let name = u64_at(payload, 40)?;
         let head = Self {
             id: CaptureId::from_bytes(payload.get(..16)?.try_into().ok()?),
@@ -216,7 +250,7 @@ impl CaptureHead {
             sighting_bytes: u32_at(payload, 32)?,
             large: (name != 0).then_some(LargeRef {
                 name,
-                crc: u32_at(payload, 36)?,
+                crc: u32_at(payload, CRC_AT)?,
             }),
         };
         let inline = match head.large {
@@ -225,7 +259,7 @@ impl CaptureHead {
         };
         let expected = (CAPTURE_HEAD_BYTES as u64 + u64::from(head.sighting_bytes))
             .checked_add(inline)
-            .filter(|expected| *expected == payload.len() as u64);
+            .filter(|expected| *expected == payload_bytes);
         expected.map(|_| head)
     }
 
@@ -299,7 +333,7 @@ impl Record {
                 Kind::Opening
             }
             Self::Capture(head) => {
-                head.encode(&mut out);
+                out = head.encode(&[]);
                 Kind::Capture
             }
             Self::Moved(state, ..) => {
@@ -469,6 +503,8 @@ mod tests {
             sighting in prop::collection::vec(any::<u8>(), 0..50),
             body in prop::collection::vec(any::<u8>(), 0..50),
             large in any::<Option<(u64, u32)>>(),
+            damage in any::<prop::sample::Index>(),
+            bit in 0..8u8,
         ) {
             let large = large.map(|(name, crc)| LargeRef { name: name.max(1), crc });
             let head = CaptureHead {
@@ -478,13 +514,21 @@ mod tests {
                 sighting_bytes: sighting.len() as u32,
                 large,
             };
-            let mut payload = Vec::new();
-            head.encode(&mut payload);
-            payload.extend_from_slice(&sighting);
+            let mut payload = head.encode(&sighting);
+            let front = payload.len();
             if large.is_none() {
                 payload.extend_from_slice(&body);
             }
             prop_assert_eq!(CaptureHead::parse(&payload), Some(head));
+            let parse_front = |start: &[u8]| CaptureHead::parse_front(start, payload.len() as u64);
+            prop_assert_eq!(parse_front(&payload[..front]), large.is_none().then_some(head));
+            let mut older = payload[..front].to_vec();
+            older[CRC_AT..CRC_AT + 4].fill(0);
+            prop_assert_eq!(parse_front(&older), None);
+            let mut damaged = payload[..front].to_vec();
+            damaged[damage.index(front)] ^= 1 << bit;
+            prop_assert_eq!(parse_front(&damaged), None);
+            prop_assert_eq!(parse_front(&payload[..damage.index(front)]), None);
             let header = Header {
                 kind: Kind::Capture,
                 at,

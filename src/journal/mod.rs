@@ -51,7 +51,7 @@ pub use self::{
     fsck::{FsckReport, fsck},
     index::TARGETS_MAX,
     outcome::Outcome,
-    queue::{Batch, Lease, Queue},
+    queue::{Batch, Lease, Queue, Wants},
     recovery::BadRecord,
     scan::recover_bytes,
     view::{Filter, Listed, Page, PageToken, Shown, TargetState, View},

@@ -7,7 +7,7 @@ use tokio::{sync::Notify, time::Instant};
 use super::{
     Outcome,
     format::{Location, Record},
-    reader::{self, ReadError},
+    reader::{self, Front, ReadError},
     shared::{Change, Op, Shared},
 };
 use crate::message::{Acceptance, Body, Sighting, UnixMillis};
@@ -18,6 +18,10 @@ pub struct Queue {
     shared: Arc<Shared>,
     target: String,
 }
+
+/// Whether the content is wanted of a capture with this sighting. Where it is not, or need not be known, a long one is not
+/// read.
+pub type Wants = Arc<dyn Fn(&Sighting) -> bool + Send + Sync>;
 
 /// What was leased at once.
 #[derive(Default)]
@@ -45,11 +49,12 @@ impl Queue {
     /// The oldest captures that wait, at most `count` and about `bytes`; waits until there is one. Empty only when the
     /// journal was closed or the target removed.
     pub async fn lease(&self, count: usize, bytes: u64) -> Vec<Lease> {
-        self.lease_batch(count, bytes).await.leases
+        let wants = Arc::new(|_: &Sighting| true);
+        self.lease_batch(count, bytes, wants).await.leases
     }
 
-    /// The same, with word of whether the batch is full.
-    pub async fn lease_batch(&self, count: usize, bytes: u64) -> Batch {
+    /// The same, with word of whether the batch is full, and without the content that nobody wants.
+    pub async fn lease_batch(&self, count: usize, bytes: u64, wants: Wants) -> Batch {
         loop {
             let Some(notify) = self.notify() else {
                 return Batch::default();
@@ -62,7 +67,8 @@ impl Queue {
                 return Batch::default();
             };
             if !taken.claimed.is_empty() {
-                let leases = self.read(taken.claimed).await;
+                let wants = wants.clone();
+                let leases = read(taken.claimed, move |claimed| read_one(claimed, &*wants)).await;
                 if !leases.is_empty() {
                     let is_full = taken.is_full;
                     return Batch { leases, is_full };
@@ -113,12 +119,6 @@ impl Queue {
         })
     }
 
-    async fn read(&self, taken: Vec<Claimed>) -> Vec<Lease> {
-        let read = move || taken.into_iter().filter_map(read_one).collect();
-        // A failed join is a runtime that is shutting down: the claims were dropped and went back.
-        tokio::task::spawn_blocking(read).await.unwrap_or_default()
-    }
-
     /// Age of the oldest capture not settled, not held and not parked; 0 when there is none.
     pub fn lag_seconds(&self, now: UnixMillis) -> f64 {
         let mut index = self.shared.log.index.lock();
@@ -151,12 +151,34 @@ impl Queue {
     }
 }
 
-fn read_one(mut claimed: Claimed) -> Option<Lease> {
-    match reader::whole(&claimed.shared.log, claimed.of) {
-        Ok(whole) => Some(Lease {
-            sighting: Arc::new(whole.sighting),
-            acceptance: whole.acceptance,
-            body: whole.body,
+async fn read<T: Send + 'static>(
+    taken: Vec<T>,
+    read_one: impl Fn(T) -> Option<Lease> + Send + 'static,
+) -> Vec<Lease> {
+    let read = move || taken.into_iter().filter_map(read_one).collect();
+    match tokio::task::spawn_blocking(read).await {
+        Ok(leases) => leases,
+        // Who was asked what is wanted has panicked: not again and again with the same capture.
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        // The runtime is shutting down: the claims were dropped and went back.
+        Err(_) => Vec::new(),
+    }
+}
+
+fn read_one(mut claimed: Claimed, wants: &dyn Fn(&Sighting) -> bool) -> Option<Lease> {
+    let (log, of) = (&claimed.shared.log, claimed.of);
+    let read = reader::front(log, of).and_then(|front| {
+        let is_enough = front.body.is_some() || !wants(&front.sighting);
+        match is_enough {
+            true => Ok(front),
+            false => reader::whole(log, of).map(Front::from),
+        }
+    });
+    match read {
+        Ok(front) => Some(Lease {
+            sighting: Arc::new(front.sighting),
+            acceptance: front.acceptance,
+            body: front.body,
             claimed,
         }),
         Err(ReadError::Gone) => None,
@@ -208,7 +230,7 @@ impl Drop for Claimed {
 pub struct Lease {
     sighting: Arc<Sighting>,
     acceptance: Acceptance,
-    body: Body,
+    body: Option<Body>,
     claimed: Claimed,
 }
 
@@ -223,8 +245,19 @@ impl Lease {
         &self.acceptance
     }
 
-    pub fn body(&self) -> &Body {
-        &self.body
+    /// `None`: not [read](Self::read) yet.
+    pub fn body(&self) -> Option<&Body> {
+        self.body.as_ref()
+    }
+
+    /// With its body. `None` where that cannot be read: the capture went back to the queue, or to the quarantine.
+    pub async fn read(self) -> Option<Self> {
+        if self.body.is_some() {
+            return Some(self);
+        }
+        read(vec![self.claimed], |claimed| read_one(claimed, &|_| true))
+            .await
+            .pop()
     }
 
     /// Failed attempts so far since start.

@@ -1,4 +1,5 @@
-//! Reads a capture back from the log: one `pread`, checked before it is believed.
+//! Reads a capture back from the log: one `pread`, checked before it is believed; without its content where that is long
+//! and nobody asks for it.
 
 use std::{fmt, io, sync::Arc};
 
@@ -6,7 +7,9 @@ use bytes::Bytes;
 
 use super::{
     disk::{Area, Disk, DiskFile},
-    format::{CAPTURE_HEAD_BYTES, HEADER_BYTES, Header, Kind, LargeRef, Location, Record},
+    format::{
+        CAPTURE_HEAD_BYTES, CaptureHead, HEADER_BYTES, Header, Kind, LargeRef, Location, Record,
+    },
     large,
     shared::Log,
 };
@@ -28,6 +31,57 @@ pub(super) struct Whole {
     pub(super) sighting: Sighting,
     pub(super) acceptance: Acceptance,
     pub(super) body: Body,
+}
+
+/// A capture's record but for its content, unless that came along.
+pub(super) struct Front {
+    pub(super) sighting: Sighting,
+    pub(super) acceptance: Acceptance,
+    pub(super) body: Option<Body>,
+}
+
+impl From<Whole> for Front {
+    fn from(whole: Whole) -> Self {
+        Self {
+            sighting: whole.sighting,
+            acceptance: whole.acceptance,
+            body: Some(whole.body),
+        }
+    }
+}
+
+/// A record of at most this length is read at once: a second read would cost more than it spares.
+const SHORT_BYTES: usize = 16 * 1024;
+/// Most sightings, with what stands before them.
+const FRONT_BYTES: usize = 4 * 1024;
+
+pub(super) fn front(log: &Log, of: Location) -> Result<Front, ReadError> {
+    let (file, record_bytes) = segment_of(log, of)?;
+    let sighting = match record_bytes {
+        Some(bytes) if bytes > SHORT_BYTES => sighting_alone(&*file, of)?,
+        _ => None,
+    };
+    let Some(sighting) = sighting else {
+        return whole(log, of).map(Front::from);
+    };
+    Ok(Front {
+        sighting,
+        acceptance: acceptance(log, of)?,
+        body: None,
+    })
+}
+
+/// `None` where it must be read whole: a moved one, one with more to say of itself, and any in doubt.
+fn sighting_alone(file: &dyn DiskFile, of: Location) -> Result<Option<Sighting>, ReadError> {
+    let mut start = [0; FRONT_BYTES];
+    let count = file.read_at(&mut start, u64::from(of.offset))?;
+    let start = &start[..count];
+    let header = Header::parse(start).filter(|it| it.at == of && it.kind == Kind::Capture);
+    Ok(header.and_then(|header| {
+        let payload = &start[HEADER_BYTES..];
+        let head = CaptureHead::parse_front(payload, header.length.into())?;
+        serde_json::from_slice(&payload[CAPTURE_HEAD_BYTES..head.body_at()]).ok()
+    }))
 }
 
 pub(super) fn whole(log: &Log, of: Location) -> Result<Whole, ReadError> {
@@ -113,13 +167,16 @@ pub(super) fn capture_payload(log: &Log, of: Location) -> Result<Bytes, ReadErro
 const GUESS_BYTES: usize = 512;
 
 fn payload_at(log: &Log, at: Location) -> Result<(Record, Bytes), ReadError> {
-    let (file, guess) = {
-        let index = log.index.lock();
-        let segment = index.segment(at).ok_or(ReadError::Gone)?;
-        let known = index.entry(at).map(|entry| entry.record_bytes as usize);
-        (segment.file.clone(), known.unwrap_or(GUESS_BYTES))
-    };
-    read_record(&*file, at, guess)
+    let (file, record_bytes) = segment_of(log, at)?;
+    read_record(&*file, at, record_bytes.unwrap_or(GUESS_BYTES))
+}
+
+/// The file that a record stands in, and its length where that is known.
+fn segment_of(log: &Log, at: Location) -> Result<(Arc<dyn DiskFile>, Option<usize>), ReadError> {
+    let index = log.index.lock();
+    let segment = index.segment(at).ok_or(ReadError::Gone)?;
+    let known = index.entry(at).map(|entry| entry.record_bytes as usize);
+    Ok((segment.file.clone(), known))
 }
 
 /// The record at `at`, reading `guess` bytes at first.

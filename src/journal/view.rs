@@ -292,8 +292,8 @@ impl View {
     }
 
     fn listed(&self, of: Location) -> Result<Option<Listed>, JournalError> {
-        let sighting = match reader::whole(&self.log, of) {
-            Ok(whole) => whole.sighting,
+        let sighting = match reader::front(&self.log, of) {
+            Ok(front) => front.sighting,
             Err(error) => return unreadable(error).map(|()| None),
         };
         let (sender, recipients) = match sighting.envelope() {

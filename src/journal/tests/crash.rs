@@ -148,7 +148,13 @@ async fn check(disk: &SimDisk, told: &Told, what: &str) {
         let bytes = *bytes.unwrap_or_else(|| panic!("{what}: {serial} was never sent"));
         assert_eq!(**lease.sighting(), sighting(serial, bytes as u64), "{what}");
         let mut body = Vec::new();
-        lease.body().open().unwrap().read_to_end(&mut body).unwrap();
+        lease
+            .body()
+            .expect("its content")
+            .open()
+            .unwrap()
+            .read_to_end(&mut body)
+            .unwrap();
         assert!(
             body == content(serial, bytes),
             "{what}: {serial} is not what was sent"

@@ -73,7 +73,10 @@ async fn a_damaged_large_file_is_named_by_fsck_and_never_read_as_if_it_were_whol
     let mut bytes = std::fs::read(&path).unwrap();
     bytes[40_000] ^= 1;
     std::fs::write(&path, bytes).unwrap();
-    let read = std::io::copy(&mut lease.body().open().unwrap(), &mut std::io::sink());
+    let read = std::io::copy(
+        &mut lease.body().expect("its content").open().unwrap(),
+        &mut std::io::sink(),
+    );
     assert_eq!(read.unwrap_err().kind(), std::io::ErrorKind::InvalidData);
     drop(lease);
     journal.close().await.unwrap();
@@ -117,4 +120,49 @@ async fn a_capture_that_goes_bad_while_it_waits_is_set_aside_and_the_others_go_o
     assert_eq!(journal.shared.metrics.quarantined_records.get(), 1);
     let kept = std::fs::read_dir(dir.path().join("journal/quarantine")).unwrap();
     assert_eq!(kept.count(), 1);
+}
+
+#[tokio::test]
+async fn a_sighting_is_believed_without_its_content_and_neither_once_it_is_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options {
+        large_bytes_min: 64 << 10,
+        ..options(dir.path())
+    };
+    let journal = open(&options, &["vault"]);
+    let queue = journal.queue("vault");
+    for serial in 1..=3 {
+        let captured = capture(&journal, serial, 40_000).await.unwrap();
+        captured.release(accepted());
+    }
+    released(&journal).await;
+    // The end of one's content; what stands before another's.
+    for file in std::fs::read_dir(dir.path().join("journal/segments")).unwrap() {
+        let path = file.unwrap().path();
+        let bytes = std::fs::read(&path).unwrap();
+        let file = std::fs::File::options().write(true).open(&path).unwrap();
+        let change = |at: usize| {
+            std::os::unix::fs::FileExt::write_all_at(&file, b"#", at as u64).unwrap();
+        };
+        if let Some(at) = memchr::memmem::rfind(&bytes, b"message 2\r\n") {
+            change(at);
+        }
+        if let Some(at) = memchr::memmem::find(&bytes, b"message 3\r\n") {
+            change(memchr::memmem::rfind(&bytes[..at], b"a@example.org").unwrap());
+        }
+    }
+    let nobody_wants = Arc::new(|_: &Sighting| false);
+    let mut leases = queue.lease_batch(10, 1 << 30, nobody_wants).await.leases;
+    let ids: Vec<CaptureId> = leases.iter().map(|l| l.sighting().id).collect();
+    assert_eq!(ids, [sighting(1, 0).id, sighting(2, 0).id]);
+    assert!(leases.iter().all(|lease| lease.body().is_none()));
+    let quarantined = || journal.shared.metrics.quarantined_records.get();
+    until("set aside", || quarantined() == 1).await;
+    assert!(
+        leases.pop().unwrap().read().await.is_none(),
+        "its end is damaged"
+    );
+    until("set aside", || quarantined() == 2).await;
+    let whole = leases.pop().unwrap().read().await.unwrap();
+    assert_eq!(read_body(&whole), content(1, 40_000));
 }

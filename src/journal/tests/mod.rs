@@ -88,7 +88,13 @@ pub(super) fn stored() -> Outcome {
 
 fn read_body(lease: &Lease) -> Vec<u8> {
     let mut out = Vec::new();
-    lease.body().open().unwrap().read_to_end(&mut out).unwrap();
+    lease
+        .body()
+        .expect("its content")
+        .open()
+        .unwrap()
+        .read_to_end(&mut out)
+        .unwrap();
     out
 }
 
