@@ -398,10 +398,8 @@ async fn a_limit_that_nobody_told_halves_batches_and_parks_what_is_alone_beyond_
     assert_eq!(scene.rig.count("parked"), 1);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_copy_that_is_gone_is_found_by_verify_and_sent_again() {
+async fn is_gone_found_and_sent_again(bytes: Vec<u8>) {
     let mut scene = Scene::new().await;
-    let bytes = Mail::plain(5).bytes;
     let print = Fingerprinter::of(&bytes);
     let first = CaptureId::from_parts(UnixMillis::from_system(SystemTime::now()), rand::random());
     let Claim::New(claim) = scene.rig.dedup.claim(TARGET, &print.k2, first) else {
@@ -422,14 +420,28 @@ async fn a_copy_that_is_gone_is_found_by_verify_and_sent_again() {
     assert_eq!((summary.checked, summary.missing), (1, 1));
     assert_eq!(found, [Finding::Missing(gone)]);
 
-    scene.rig.capture(&bytes, "u@example.org").await;
+    for recipient in ["u@example.org", "v@example.org", "w@example.org"] {
+        scene.rig.capture(&bytes, recipient).await;
+    }
     scene.start();
     scene.rig.forwarded(DEADLINE).await;
     scene.rig.stop().await;
     assert!(scene.copies().await == once(&[bytes]));
+    assert_eq!(scene.sightings().await, 3);
     scene.rig.dedup.flush().await;
     let summary = verify(&scene.rig.dedup, TARGET, &*store, |f| panic!("{f:?}")).await;
     assert_eq!(summary.expect("the target answers").checked, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_is_gone_is_found_by_verify_and_sent_again() {
+    is_gone_found_and_sent_again(Mail::plain(5).bytes).await;
+}
+
+/// Its captures were leased without their content.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_copy_that_is_gone_is_found_by_verify_and_sent_again() {
+    is_gone_found_and_sent_again(Mail::sized(5, 100_000).bytes).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

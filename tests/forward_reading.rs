@@ -30,7 +30,7 @@ async fn a_long_message_is_read_only_where_its_bytes_are_asked_for() {
             .push(body.is_some());
         match (recipient.as_str(), body) {
             ("excluded@a.test", _) => Decided::Excluded { rule: "1".into() },
-            ("header@a.test", None) => Decided::NoHeader(io::ErrorKind::WouldBlock.into()),
+            ("header@a.test" | "same-bytes-header@a.test", None) => Decided::NeedsHeader,
             ("header@a.test", Some(body)) => {
                 let mut bytes = Vec::new();
                 let read = io::copy(&mut body.open().expect("it opens"), &mut bytes);
@@ -49,6 +49,7 @@ async fn a_long_message_is_read_only_where_its_bytes_are_asked_for() {
     for (bytes, recipient) in [
         (&message, "first@a.test"),
         (&message, "same-bytes@a.test"),
+        (&message, "same-bytes-header@a.test"),
         (&elsewhere, "other-trace@a.test"),
         (&Mail::sized(2, 100_000).bytes, "excluded@a.test"),
         (&Mail::sized(3, 100_000).bytes, "header@a.test"),
@@ -66,15 +67,16 @@ async fn a_long_message_is_read_only_where_its_bytes_are_asked_for() {
         ("header@a.test", vec![false, true]),
         ("other-trace@a.test", vec![false, true]),
         ("same-bytes@a.test", vec![false, false]),
+        ("same-bytes-header@a.test", vec![false, true]),
         ("short@a.test", vec![true]),
     ];
     let expected = expected.map(|(recipient, had)| (recipient.to_owned(), had));
     assert_eq!(asked, BTreeMap::from(expected));
     assert!(scene.copies().await == once(&[message, Mail::plain(4).bytes]));
-    assert_eq!(scene.sightings().await, 4);
+    assert_eq!(scene.sightings().await, 5);
     let count = |outcome| scene.rig.count(outcome);
     assert_eq!(
         (count("stored"), count("duplicate"), count("excluded")),
-        (2, 2, 2)
+        (2, 3, 2)
     );
 }

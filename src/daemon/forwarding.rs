@@ -180,13 +180,14 @@ impl Forwarding {
 /// The criteria as forwarding asks them.
 fn decide(criteria: Criteria) -> Decide {
     Arc::new(move |sighting, body| {
-        let unread = || io::Error::from(io::ErrorKind::WouldBlock);
-        let mut headers = LazyHeaders::new(|| body.ok_or_else(unread)?.open());
+        let none = || io::Error::from(io::ErrorKind::WouldBlock);
+        let mut headers = LazyHeaders::new(|| body.ok_or_else(none)?.open());
         match criteria.decide(sighting, &mut headers) {
             Ok(Decision::Send) => Decided::Goes,
             Ok(Decision::Skip { rule }) => Decided::Excluded {
                 rule: rule.to_owned(),
             },
+            Err(_) if body.is_none() => Decided::NeedsHeader,
             Err(error) => Decided::NoHeader(error),
         }
     })

@@ -8,7 +8,7 @@ use super::worker::{Decide, Decided, Troubles};
 use crate::{
     dedup::{Claim, ClaimLease, Dedup, Released},
     journal::{Lease, Outcome, Wants},
-    message::UnixMillis,
+    message::{CaptureId, UnixMillis},
     targets::{Content, Outgoing},
 };
 
@@ -48,8 +48,8 @@ impl Admission {
             Decided::Excluded { rule } => {
                 return Admitted::Settled(lease, Outcome::Excluded { rule });
             }
-            Decided::NoHeader(_) if lease.body().is_none() => return Admitted::Unread(lease),
-            // A copy too many is better than none.
+            Decided::NeedsHeader => return Admitted::Unread(lease),
+            // It keeps nothing back: a copy too many is better than none.
             Decided::NoHeader(error) => {
                 let target_name = &self.target;
                 tracing::warn!(target_name, capture = %id, %error, "criteria: the header cannot be read, it goes");
@@ -67,21 +67,14 @@ impl Admission {
                 return Admitted::Settled(lease, Outcome::Stored { remote_id });
             }
             (Claim::Stored(copy), _) if copy.k1 == sighting.fingerprint.k1 => {
-                let difference = None;
-                (
-                    Content::Duplicate {
-                        of: copy,
-                        difference,
-                    },
-                    None,
-                )
+                (Content::same_bytes(copy), None)
             }
             (Claim::Stored(copy), Some(body)) => match Content::beside(copy, sighting, body) {
                 Ok(content) => (content, None),
                 Err(error) => return Admitted::Unreadable(lease, error.to_string()),
             },
             (Claim::New(claim), Some(body)) => (Content::Copy(body.clone()), Some(claim)),
-            // When it was leased the target still had its bytes.
+            // When it was leased the target still had its bytes. A claim that was taken is let go.
             (_, None) => return Admitted::Unread(lease),
         };
         let outgoing = Outgoing {
@@ -100,12 +93,14 @@ impl Admission {
             (self.target.clone(), self.dedup.clone(), self.decide.clone());
         Arc::new(move |sighting| {
             let fingerprint = &sighting.fingerprint;
-            let has_bytes = || {
-                let stored = dedup.stored(&target, &fingerprint.k2);
-                stored.is_some_and(|copy| copy.k1 == fingerprint.k1)
-            };
-            let is_excluded = matches!(decide(sighting, None), Decided::Excluded { .. });
-            !is_excluded && !has_bytes()
+            match decide(sighting, None) {
+                Decided::Excluded { .. } => false,
+                Decided::NeedsHeader | Decided::NoHeader(_) => true,
+                Decided::Goes => {
+                    let stored = dedup.stored(&target, &fingerprint.k2);
+                    stored.is_none_or(|copy| copy.k1 != fingerprint.k1)
+                }
+            }
         })
     }
 }
@@ -115,5 +110,13 @@ pub(super) fn wait(lease: Lease, released: Released) -> BoxFuture<'static, Lease
     Box::pin(async move {
         released.wait().await;
         lease
+    })
+}
+
+/// A lease that comes back with its content, or its id where that cannot be read.
+pub(super) fn read(lease: Lease) -> BoxFuture<'static, Result<Lease, CaptureId>> {
+    Box::pin(async move {
+        let id = lease.sighting().id;
+        lease.read().await.ok_or(id)
     })
 }

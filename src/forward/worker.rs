@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Options,
-    admission::{Admission, Admitted, Entry, wait},
+    admission::{Admission, Admitted, Entry, read, wait},
     breaker::{Admits, Breaker},
     outcome::{Done, Tally},
 };
@@ -42,7 +42,9 @@ pub enum Decided {
     Excluded {
         rule: String,
     },
-    /// A rule asks for the header, and that was not read, or cannot be.
+    /// A rule asks for the header, and there is no content yet.
+    NeedsHeader,
+    /// A rule asks for the header, which cannot be read.
     NoHeader(io::Error),
 }
 
@@ -74,7 +76,7 @@ pub struct Worker {
     /// Confirmed, and settled as soon as the dedup map has them on disk.
     pub(super) settling: FuturesUnordered<BoxFuture<'static, ()>>,
     /// Leased without their content, and wanted with it.
-    reading: FuturesUnordered<BoxFuture<'static, Option<Lease>>>,
+    reading: FuturesUnordered<BoxFuture<'static, Result<Lease, CaptureId>>>,
 }
 
 /// What is remembered of messages that failed.
@@ -196,7 +198,8 @@ impl Worker {
                 probing = Some(Box::pin(async move { store.probe().await }));
             }
             self.send_ready(admits);
-            if leasing.is_none() && self.ready.is_empty() && self.has_room(admits) {
+            let idle = leasing.is_none() && self.reading.is_empty() && self.ready.is_empty();
+            if idle && self.has_room(admits) {
                 leasing = Some(self.lease());
             }
             let woken = self.breaker.wakes_at();
@@ -212,7 +215,10 @@ impl Worker {
                     }
                 },
                 Some(()) = self.settling.next() => {}
-                Some(read) = self.reading.next() => self.ready.extend(read),
+                Some(read) = self.reading.next() => match read {
+                    Ok(lease) => self.ready.push_back(lease),
+                    Err(id) => self.troubles.forget(id),
+                },
                 Some(lease) = self.waiting.next() => {
                     self.waiting_bytes -= held_bytes(&lease);
                     self.ready.push_back(lease);
@@ -300,7 +306,7 @@ impl Worker {
                     }
                     Admitted::Settled(lease, outcome) => self.settle_unsent(lease, outcome),
                     Admitted::Waits(lease, released) => self.wait_for(lease, released),
-                    Admitted::Unread(lease) => self.reading.push(Box::pin(lease.read())),
+                    Admitted::Unread(lease) => self.reading.push(read(lease)),
                     Admitted::Unreadable(lease, why) => {
                         tracing::error!(capture = %lease.sighting().id, why, "content cannot be read");
                         lease.postpone(self.options.message.cap, &why);

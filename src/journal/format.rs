@@ -185,9 +185,8 @@ pub(super) struct LargeRef {
 ///  |    |             | bytes    |                 |     | or 0        |
 /// ```
 ///
-/// `crc` is that of the large file's content, or, where the body stands here, of what is before `crc` and of the sighting:
-/// a capture is known without its body being read. 0, in captures of
-/// older journals: it must be read whole.
+/// `crc` is that of the large file's content; where the body stands here, it is that of what is before it and of the
+/// sighting, so that a capture is known without its body, and 0 in older journals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct CaptureHead {
     pub(super) id: CaptureId,
@@ -230,8 +229,8 @@ impl CaptureHead {
         Self::parse_start(payload, payload.len() as u64)
     }
 
-    /// Of a payload of so many bytes the head, when its start holds head and sighting as they were written. `None`: read it
-    /// whole, for that has a checksum too.
+    /// The head of a payload of so many bytes, from a start that holds head and sighting as they were written. `None` in
+    /// doubt: the whole has a checksum of its own.
     pub(super) fn parse_front(start: &[u8], payload_bytes: u64) -> Option<Self> {
         let head = Self::parse_start(start, payload_bytes)?;
         let sighting = start.get(CAPTURE_HEAD_BYTES..head.body_at())?;
@@ -332,10 +331,7 @@ impl Record {
                 json(&mut out, opening);
                 Kind::Opening
             }
-            Self::Capture(head) => {
-                out = head.encode(&[]);
-                Kind::Capture
-            }
+            Self::Capture(_) => unreachable!("a draft makes its record"),
             Self::Moved(state, ..) => {
                 out.extend_from_slice(&[0; 4]);
                 json(&mut out, state);

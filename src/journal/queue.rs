@@ -7,7 +7,7 @@ use tokio::{sync::Notify, time::Instant};
 use super::{
     Outcome,
     format::{Location, Record},
-    reader::{self, Front, ReadError},
+    reader::{self, ReadError},
     shared::{Change, Op, Shared},
 };
 use crate::message::{Acceptance, Body, Sighting, UnixMillis};
@@ -19,8 +19,7 @@ pub struct Queue {
     target: String,
 }
 
-/// Whether the content is wanted of a capture with this sighting. Where it is not, or need not be known, a long one is not
-/// read.
+/// Is the content of a capture with this sighting wanted? Asked of long ones alone.
 pub type Wants = Arc<dyn Fn(&Sighting) -> bool + Send + Sync>;
 
 /// What was leased at once.
@@ -68,7 +67,8 @@ impl Queue {
             };
             if !taken.claimed.is_empty() {
                 let wants = wants.clone();
-                let leases = read(taken.claimed, move |claimed| read_one(claimed, &*wants)).await;
+                let lease = move |claimed| lease_wanted(claimed, &*wants);
+                let leases = lease_each(taken.claimed, lease).await;
                 if !leases.is_empty() {
                     let is_full = taken.is_full;
                     return Batch { leases, is_full };
@@ -151,12 +151,13 @@ impl Queue {
     }
 }
 
-async fn read<T: Send + 'static>(
-    taken: Vec<T>,
-    read_one: impl Fn(T) -> Option<Lease> + Send + 'static,
+/// Reads off the runtime's own threads.
+async fn lease_each(
+    claimed: Vec<Claimed>,
+    lease: impl Fn(Claimed) -> Option<Lease> + Send + 'static,
 ) -> Vec<Lease> {
-    let read = move || taken.into_iter().filter_map(read_one).collect();
-    match tokio::task::spawn_blocking(read).await {
+    let lease_all = move || claimed.into_iter().filter_map(lease).collect();
+    match tokio::task::spawn_blocking(lease_all).await {
         Ok(leases) => leases,
         // Who was asked what is wanted has panicked: not again and again with the same capture.
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
@@ -165,20 +166,36 @@ async fn read<T: Send + 'static>(
     }
 }
 
-fn read_one(mut claimed: Claimed, wants: &dyn Fn(&Sighting) -> bool) -> Option<Lease> {
+fn lease_wanted(claimed: Claimed, wants: &dyn Fn(&Sighting) -> bool) -> Option<Lease> {
     let (log, of) = (&claimed.shared.log, claimed.of);
-    let read = reader::front(log, of).and_then(|front| {
-        let is_enough = front.body.is_some() || !wants(&front.sighting);
-        match is_enough {
-            true => Ok(front),
-            false => reader::whole(log, of).map(Front::from),
+    match reader::sighting_alone(log, of) {
+        Ok(Some(sighting)) if !wants(&sighting) => {
+            let acceptance = reader::acceptance(log, of);
+            lease(
+                claimed,
+                acceptance.map(|acceptance| (sighting, acceptance, None)),
+            )
         }
-    });
+        // What cannot be read alone is told of by the reading of the whole.
+        _ => lease_whole(claimed),
+    }
+}
+
+fn lease_whole(claimed: Claimed) -> Option<Lease> {
+    let whole = reader::whole(&claimed.shared.log, claimed.of);
+    let parts = whole.map(|whole| (whole.sighting, whole.acceptance, Some(whole.body)));
+    lease(claimed, parts)
+}
+
+fn lease(
+    mut claimed: Claimed,
+    read: Result<(Sighting, Acceptance, Option<Body>), ReadError>,
+) -> Option<Lease> {
     match read {
-        Ok(front) => Some(Lease {
-            sighting: Arc::new(front.sighting),
-            acceptance: front.acceptance,
-            body: front.body,
+        Ok((sighting, acceptance, body)) => Some(Lease {
+            sighting: Arc::new(sighting),
+            acceptance,
+            body,
             claimed,
         }),
         Err(ReadError::Gone) => None,
@@ -255,9 +272,7 @@ impl Lease {
         if self.body.is_some() {
             return Some(self);
         }
-        read(vec![self.claimed], |claimed| read_one(claimed, &|_| true))
-            .await
-            .pop()
+        lease_each(vec![self.claimed], lease_whole).await.pop()
     }
 
     /// Failed attempts so far since start.

@@ -1,5 +1,4 @@
-//! Reads a capture back from the log: one `pread`, checked before it is believed; without its content where that is long
-//! and nobody asks for it.
+//! Reads a capture back from the log, with its content or without, and checks it before it is believed.
 
 use std::{fmt, io, sync::Arc};
 
@@ -33,46 +32,18 @@ pub(super) struct Whole {
     pub(super) body: Body,
 }
 
-/// A capture's record but for its content, unless that came along.
-pub(super) struct Front {
-    pub(super) sighting: Sighting,
-    pub(super) acceptance: Acceptance,
-    pub(super) body: Option<Body>,
-}
-
-impl From<Whole> for Front {
-    fn from(whole: Whole) -> Self {
-        Self {
-            sighting: whole.sighting,
-            acceptance: whole.acceptance,
-            body: Some(whole.body),
-        }
-    }
-}
-
 /// A record of at most this length is read at once: a second read would cost more than it spares.
 const SHORT_BYTES: usize = 16 * 1024;
 /// Most sightings, with what stands before them.
 const FRONT_BYTES: usize = 4 * 1024;
 
-pub(super) fn front(log: &Log, of: Location) -> Result<Front, ReadError> {
+/// The sighting of a long record without its content. `None` where it must be read whole: a short or a moved one, one with
+/// more to say of itself, and any in doubt.
+pub(super) fn sighting_alone(log: &Log, of: Location) -> Result<Option<Sighting>, ReadError> {
     let (file, record_bytes) = segment_of(log, of)?;
-    let sighting = match record_bytes {
-        Some(bytes) if bytes > SHORT_BYTES => sighting_alone(&*file, of)?,
-        _ => None,
-    };
-    let Some(sighting) = sighting else {
-        return whole(log, of).map(Front::from);
-    };
-    Ok(Front {
-        sighting,
-        acceptance: acceptance(log, of)?,
-        body: None,
-    })
-}
-
-/// `None` where it must be read whole: a moved one, one with more to say of itself, and any in doubt.
-fn sighting_alone(file: &dyn DiskFile, of: Location) -> Result<Option<Sighting>, ReadError> {
+    if record_bytes.is_none_or(|bytes| bytes <= SHORT_BYTES) {
+        return Ok(None);
+    }
     let mut start = [0; FRONT_BYTES];
     let count = file.read_at(&mut start, u64::from(of.offset))?;
     let start = &start[..count];
@@ -82,6 +53,13 @@ fn sighting_alone(file: &dyn DiskFile, of: Location) -> Result<Option<Sighting>,
         let head = CaptureHead::parse_front(payload, header.length.into())?;
         serde_json::from_slice(&payload[CAPTURE_HEAD_BYTES..head.body_at()]).ok()
     }))
+}
+
+pub(super) fn sighting(log: &Log, of: Location) -> Result<Sighting, ReadError> {
+    match sighting_alone(log, of)? {
+        Some(sighting) => Ok(sighting),
+        None => Ok(whole(log, of)?.sighting),
+    }
 }
 
 pub(super) fn whole(log: &Log, of: Location) -> Result<Whole, ReadError> {

@@ -292,8 +292,8 @@ impl View {
     }
 
     fn listed(&self, of: Location) -> Result<Option<Listed>, JournalError> {
-        let sighting = match reader::front(&self.log, of) {
-            Ok(front) => front.sighting,
+        let sighting = match reader::sighting(&self.log, of) {
+            Ok(sighting) => sighting,
             Err(error) => return unreadable(error).map(|()| None),
         };
         let (sender, recipients) = match sighting.envelope() {

@@ -39,14 +39,19 @@ pub enum Content {
 }
 
 impl Content {
+    /// How a further sighting in the very bytes of the copy goes.
+    pub fn same_bytes(of: StoredCopy) -> Self {
+        Self::Duplicate {
+            of,
+            difference: None,
+        }
+    }
+
     /// How a further sighting of the message in `of` goes: with no bytes where they are the same, with its trace headers
     /// where those make its bytes from the copy's, with its bytes otherwise.
     pub fn beside(of: StoredCopy, sighting: &Sighting, body: &Body) -> io::Result<Self> {
         if of.k1 == sighting.fingerprint.k1 {
-            return Ok(Self::Duplicate {
-                of,
-                difference: None,
-            });
+            return Ok(Self::same_bytes(of));
         }
         let difference = match of.core == sighting.fingerprint.core {
             true => Difference::extract(body.open()?)?,
