@@ -57,13 +57,14 @@ impl Ledger {
         self.stop.load(Ordering::Acquire)
     }
 
-    /// A client tries until it gets what it wants, or all is over.
+    /// A client tries until it gets what it wants, or all is over. The others may spend a round in less time than a login
+    /// takes, again and again.
     pub fn try_until_over<T>(
         &self,
         what: &str,
         mut attempt: impl FnMut() -> Option<T>,
     ) -> Option<T> {
-        wait_until(Duration::from_secs(60), what, || match self.is_over() {
+        wait_until(Duration::from_secs(600), what, || match self.is_over() {
             true => Some(None),
             false => attempt().map(Some),
         })
