@@ -9,9 +9,10 @@
 //!
 //! A claim never waits for another claim, nor for the writer. Its database read is about 10 µs, or one disk read when
 //! cold, and is made on the caller's thread: claims are the forwarder's, one a message, never a front end's, and a hop
-//! to another thread costs as much. A long message is looked up once more, before it is read. After a restart a background scan fills the filter; until it is done every look-up
-//! that the entries do not answer reads. An entry that cannot be read counts as absent. Memory: the filter (1.5 bytes an
-//! entry), the entries (bounded), the database's cache and write buffers (bounded).
+//! to another thread costs as much. A long message is looked up once more, before it is read. After a restart a
+//! background scan fills the filter; until it is done every look-up that the entries do not answer reads. An entry that
+//! cannot be read counts as absent. Memory: the filter (1.5 bytes an entry), the entries (bounded), the database's cache
+//! and write buffers (bounded).
 
 use std::{
     path::{Path, PathBuf},
