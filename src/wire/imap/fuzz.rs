@@ -10,6 +10,7 @@ pub use lexis::lexis;
 use super::{
     COMMANDS_MAX, COPIES_MAX, Rules, Watcher,
     command::{Command, Kind},
+    line::LINE_BYTES_MAX,
 };
 use crate::wire::watch::{CopyId, Form, Found, Hint, Message, Step, Watch};
 
@@ -260,6 +261,9 @@ impl Talk {
         }
         let whole = Self::hold(input, usize::MAX, rules).session;
         let session = &self.session;
+        // A withheld login that is too long for a line is settled in one piece, needlessly, and not in several.
+        let mut lines = input.split(|byte| *byte == b'\n');
+        let is_long = lines.any(|line| line.len() >= LINE_BYTES_MAX);
         // A name that the server had to ask for is told when the client is next attended to.
         let parted = |session: &Session| -> (Vec<Seen>, Vec<Seen>) {
             let seen = session.seen.iter().map(Seen::timeless);
@@ -271,6 +275,7 @@ impl Talk {
             while is_lost && asked.ends_with(&[settled.clone(), settled.clone()]) {
                 asked.pop();
             }
+            asked.retain(|seen| !(is_long && matches!(seen, Seen::Settle { .. })));
             (asked, told)
         };
         assert_eq!(parted(&whole), parted(session));
